@@ -1,0 +1,47 @@
+"""Workflows that run synchronously, on threads, in the process that is already there.
+
+The map:
+
+    Scope                       owns everything live; starts executions
+    flow, Flow, call            what can be executed
+    FlowExecution               the handle of one execution; ExecutionStatus, Signal
+    FlowContext                 what a handler gets: exec, parallel, stream; ExecutionContext, current()
+    tag, Tag                    typed values seen by everything below
+    Extension, Operation        observers and wrappers
+    Retry                       how a failed attempt is repeated
+    errors                      every exception
+"""
+
+from workflow_runner import errors
+from workflow_runner._core import flow_meta
+from workflow_runner._core.context import ExecutionContext, current
+from workflow_runner._core.execution import FlowExecution
+from workflow_runner._core.extension import Extension, Operation
+from workflow_runner._core.flow import Call, Flow, call, flow
+from workflow_runner._core.flow_context import FlowContext
+from workflow_runner._core.retry import Retry
+from workflow_runner._core.scope import Scope
+from workflow_runner._core.signal import Signal
+from workflow_runner._core.status import ExecutionStatus
+from workflow_runner._core.tags import Tag, tag
+
+__all__ = [
+    "Call",
+    "ExecutionContext",
+    "ExecutionStatus",
+    "Extension",
+    "Flow",
+    "FlowContext",
+    "FlowExecution",
+    "Operation",
+    "Retry",
+    "Scope",
+    "Signal",
+    "Tag",
+    "call",
+    "current",
+    "errors",
+    "flow",
+    "flow_meta",
+    "tag",
+]

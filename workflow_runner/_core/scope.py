@@ -1,0 +1,431 @@
+"""Scope: the owner of everything live."""
+
+from __future__ import annotations
+
+import atexit
+import datetime as dt
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import attrs
+
+from workflow_runner._core import log
+from workflow_runner._core.clock import SYSTEM_CLOCK, Clock, seconds
+from workflow_runner._core.context import CURRENT, ExecutionContext, TrackedExecution
+from workflow_runner._core.execution import FlowExecution
+from workflow_runner._core.extension import Extension, overriding
+from workflow_runner._core.flow import Call, Flow, check_name
+from workflow_runner._core.flow_context import FlowContext, _no_flow
+from workflow_runner._core.journal import Journal, MemoryJournal
+from workflow_runner._core.offload import Executors
+from workflow_runner._core.signal import TimedOut, run_callbacks
+from workflow_runner._core.slots import Slots
+from workflow_runner._core.status import PENDING
+from workflow_runner._core.tags import Tagged, table
+from workflow_runner._core.watchdog import Watchdog
+from workflow_runner.errors import ContextError, ScopeClosed, StoreError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+# Scopes that a fork or the end of the interpreter has to know of.
+_scopes: weakref.WeakSet[Scope] = weakref.WeakSet()
+_hooked = False
+
+
+@attrs.frozen
+class ScopeStats:
+    """A scope's counts at one moment.
+
+    Attributes:
+        active: executions that run.
+        pending: executions that wait for a slot.
+        abandoned: threads that were taken out of their slots by a deadline and have not ended.
+        free: slots nobody uses.
+        max_workers: slots in all.
+        deadlines: pending deadlines.
+    """
+
+    active: int
+    pending: int
+    abandoned: int
+    free: int
+    max_workers: int
+    deadlines: int
+
+
+class Scope:
+    """Owns everything live: slots and threads, one watchdog, tags, extensions. Nothing starts before it is needed.
+
+    Use it as a context manager, or `close` it. Leaving the block waits for what runs; leaving it by an interrupt
+    (``KeyboardInterrupt``, ``SystemExit``) cancels it. Every member may be used from any thread, and in a forked child.
+
+    Args:
+        name: in logs and thread names.
+        max_workers: how many executions make progress at once; default ``min(32, cores + 4)``.
+        max_pending: how many more may wait; None for any number.
+        max_abandoned: with so many abandoned threads new work is refused; default ``max(64, 4 * max_workers)``.
+        tags: tagged values that every execution sees.
+        extensions: the first is the outermost.
+        store: None. Runs live in memory.
+        timeout: seconds of running time for root executions that are given none.
+        executors: name -> ``Executor``, or a function that makes one, for ``on=``.
+        clock: what to measure time with.
+
+    Raises:
+        ValueError: a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "scope",
+        max_workers: int | None = None,
+        max_pending: int | None = None,
+        max_abandoned: int | None = None,
+        tags: Iterable[Tagged[Any]] = (),
+        extensions: Iterable[Extension] = (),
+        store: None = None,
+        timeout: float | dt.timedelta | None = None,
+        executors: Mapping[str, Executor | Callable[[], Executor]] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if store is not None:
+            raise StoreError(f"a scope keeps its runs in memory; it cannot use a store ({store!r})")
+        self.name = name
+        self.max_workers = _count(max_workers, "max_workers", 1, min(32, (os.cpu_count() or 1) + 4))
+        pending = None if max_pending is None else _count(max_pending, "max_pending", 0, 0)
+        abandoned = _count(max_abandoned, "max_abandoned", 1, max(64, 4 * self.max_workers))
+        self._timeout = None if timeout is None else seconds(timeout)
+        self._tags = table(tags)
+        self._clock = clock
+        self._time = clock.time
+        self._slots = Slots(name, self.max_workers, pending, abandoned)
+        self._watchdog = Watchdog(clock, name)
+        self._executors = Executors(dict(executors or {}))
+        self._live: set[FlowExecution[Any]] = set()
+        self._tracked: set[TrackedExecution] = set()
+        self._closing = False
+        self._closed = threading.Event()
+        self._make_journal: Callable[[], Journal] = MemoryJournal
+        self.extensions = tuple(extensions)
+        self._wraps = overriding(self.extensions, "wrap")
+        self._watchers = overriding(self.extensions, "on_status")
+        for extension in self.extensions:
+            extension.init(self)
+        _scopes.add(self)
+        _hook()
+
+    # -- starting
+
+    def exec(
+        self,
+        flow: Flow[In, Out] | Call,
+        input: In | dict[str, Any] | None = None,
+        *,
+        timeout: float | dt.timedelta | None = None,
+        tags: Iterable[Tagged[Any]] = (),
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        durable: bool | None = None,
+    ) -> FlowExecution[Out]:
+        """Start a flow and return at once.
+
+        Args:
+            flow: a flow, or a call.
+            input: the flow's input; plain data is structured into the annotated type.
+            timeout: seconds of running time, after which it is cancelled and its thread abandoned; default: the
+                flow's, then the scope's.
+            tags: tagged values for this execution and everything below it.
+            name: under which it is tracked; default: the flow's.
+            metadata: anything; ``ctx.details.metadata``.
+            run_id: default: a new one.
+            idempotency_key: needs a store.
+            durable: True needs a store.
+
+        Raises:
+            InputError: the input does not fit the flow; nothing was started.
+            ScopeClosed: the scope is closed or closing.
+            ScopeSaturated: the queue is full, or too many threads are abandoned.
+            StoreError: an option needs a store.
+        """
+        execution = self._new(flow, input, timeout, tags, name, metadata, run_id, idempotency_key, durable)
+        self._submit(execution)
+        return execution
+
+    def run(
+        self,
+        flow: Flow[In, Out] | Call,
+        input: In | dict[str, Any] | None = None,
+        *,
+        timeout: float | dt.timedelta | None = None,
+        tags: Iterable[Tagged[Any]] = (),
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        durable: bool | None = None,
+    ) -> Out:
+        """Run a flow and return its result: the short form of ``exec(...).result()``.
+
+        Without a timeout it runs in the calling thread as soon as a slot is free. Inside a flow of the same scope it
+        uses the slot of that flow, which has nothing to do but wait.
+
+        Args:
+            flow: and all the others: as for `exec`.
+
+        Raises:
+            BaseException: what `exec` and ``FlowExecution.result`` raise.
+        """
+        execution: FlowExecution[Out] = self._new(
+            flow, input, timeout, tags, name, metadata, run_id, idempotency_key, durable
+        )
+        above = CURRENT.get()
+        inside = above is not None and above._scope is self
+        if execution._timeout is not None or not self._run_here(execution, on_own_slot=inside):
+            self._submit(execution)
+        return execution.result()
+
+    def create_execution(
+        self,
+        name: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[Tagged[Any]] = (),
+        timeout: float | dt.timedelta | None = None,
+    ) -> ExecutionContext:
+        """Track work that is no flow; use the result as a context manager or ``end`` it.
+
+        Args:
+            name: what it is called.
+            metadata: anything; ``details.metadata``.
+            tags: tagged values for it and its children.
+            timeout: seconds, after which its signal is set and it is cancelled.
+
+        Raises:
+            ScopeClosed: the scope is closed or closing.
+        """
+        limit = None if timeout is None else seconds(timeout)
+        self._check_open()
+        ctx = TrackedExecution(self, None, check_name(name, "an execution"))
+        if metadata:
+            ctx._metadata = dict(metadata)
+        if own := table(tags):
+            ctx._tags = own
+        self._tracked.add(ctx)
+        if limit is not None:
+            expire = partial(ctx._expire, TimedOut(name, limit))
+            ctx._deadline = self._watchdog.at(self._clock.monotonic() + limit, expire)
+        return ctx
+
+    def _new(
+        self,
+        flow: Any,
+        input: Any,
+        timeout: float | dt.timedelta | None,
+        tags: Iterable[Tagged[Any]],
+        name: str | None,
+        metadata: Mapping[str, Any] | None,
+        run_id: str | None,
+        idempotency_key: str | None,
+        durable: bool | None,
+    ) -> FlowExecution[Any]:
+        if isinstance(flow, Call):
+            flow, input = flow.flow, flow.input
+        elif not isinstance(flow, Flow):
+            raise _no_flow(flow)
+        if idempotency_key is not None or durable:
+            raise StoreError(f"{'durable' if durable else 'idempotency_key'} needs a scope with a store")
+        limit = seconds(timeout) if timeout is not None else flow.timeout
+        if limit is None:
+            limit = self._timeout
+        if self._closing:
+            self._check_open()
+        input = flow.prepare(input)
+        ctx = FlowContext(self, None, flow.name if name is None else check_name(name, "an execution"))
+        ctx._status = PENDING
+        ctx._started = None
+        if run_id is not None:
+            ctx._id = check_run_id(run_id)
+        if metadata:
+            ctx._metadata = dict(metadata)
+        if flow.tags or tags:
+            ctx._tags = table((*flow.tags, *tags))
+        return FlowExecution(ctx, flow, input, limit)
+
+    def _submit(self, execution: FlowExecution[Any]) -> None:
+        self._live.add(execution)
+        try:
+            self._slots.submit(execution)
+        except BaseException:
+            self._live.discard(execution)
+            raise
+
+    def _run_here(self, execution: FlowExecution[Any], *, on_own_slot: bool) -> bool:
+        self._live.add(execution)
+        try:
+            return self._slots.run_here(execution, on_own_slot=on_own_slot)
+        except BaseException:
+            self._live.discard(execution)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ScopeClosed(f"scope {self.name!r} is closed and takes no more work")
+
+    # -- looking
+
+    @property
+    def executions(self) -> tuple[FlowExecution[Any], ...]:
+        """The live executions: those that wait and those that run, oldest first."""
+        return tuple(sorted(self._live.copy(), key=lambda execution: execution.id))
+
+    def stats(self) -> ScopeStats:
+        """The scope's counts; cheap enough for a health check."""
+        slots = self._slots
+        with slots.lock:
+            pending, abandoned, free = len(slots.pending), len(slots.abandoned), slots.free
+        return ScopeStats(
+            active=sum(execution.running() for execution in self._live.copy()),
+            pending=pending,
+            abandoned=abandoned,
+            free=free,
+            max_workers=self.max_workers,
+            deadlines=len(self._watchdog),
+        )
+
+    # -- ending
+
+    def close(self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None) -> None:
+        """Take no more work, wait for what runs, and end the threads. Closing again waits for the first to be done.
+
+        Args:
+            cancel: tell everything to stop at once.
+            timeout: the grace in seconds (0 or more). What has not ended by then is told to stop, its waiters are
+                released, and its thread is abandoned. None waits for as long as it takes.
+
+        Raises:
+            ContextError: called from a flow of this scope, which would wait for itself.
+        """
+        grace = None if timeout is None else seconds(timeout, zero=True)
+        above = CURRENT.get()
+        if above is not None and above._scope is self and not above.root.status.terminal:
+            raise ContextError(f"execution {above.name!r} cannot close the scope that it runs in")
+        if self._closing:
+            self._closed.wait(grace)
+            return
+        self._closing = True
+        end = None if grace is None else self._clock.monotonic() + grace
+        if cancel:
+            self._cancel_all()
+        for execution in self.executions:
+            execution._wait(None if end is None else max(0.0, end - self._clock.monotonic()))
+        reason = f"scope {self.name!r} was closed"
+        for execution in self.executions:
+            later = execution._expire(reason)
+            if later is not None:
+                later()
+        for tracked in self._tracked.copy():
+            run_callbacks(tracked.signal._abort(reason))
+            tracked.end(ContextError(reason))
+        self._slots.shutdown(1.0 if end is None else max(0.1, end - self._clock.monotonic()))
+        self._watchdog.close()
+        self._executors.close()
+        for extension in reversed(self.extensions):
+            try:
+                extension.dispose(self)
+            except Exception as error:
+                log.error("extension.failed", error, extension=extension.name or type(extension).__name__)
+        _scopes.discard(self)
+        self._closed.set()
+
+    def _cancel_all(self) -> None:
+        for execution in self.executions:
+            execution.cancel(f"scope {self.name!r} is closing")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close(cancel=error is not None and not isinstance(error, Exception))
+
+    def __repr__(self) -> str:
+        return f"<Scope {self.name!r}{' closed' if self._closing else ''}>"
+
+    # -- for the executions
+
+    def _elsewhere(self, work: Callable[[], object]) -> None:
+        """Run ``work``, which may block, on a spare thread; here, if the scope has none any more."""
+        try:
+            self._slots.spare(work)
+        except RuntimeError:
+            work()
+
+    def _forget(self, ctx: ExecutionContext) -> None:
+        if isinstance(ctx, TrackedExecution):
+            self._tracked.discard(ctx)
+
+    def _abort(self, ctx: ExecutionContext, reason: object) -> None:
+        run_callbacks(ctx.signal._abort(reason))
+
+    def _journal_of(self, root: ExecutionContext) -> Journal:
+        journal = root.__dict__.get("_journal")
+        if journal is None:
+            journal = root.__dict__.setdefault("_journal", self._make_journal())
+        return journal  # type: ignore[no-any-return]
+
+    def _after_fork(self) -> None:
+        """In the child: none of the parent's threads and executions are here; start afresh."""
+        self._slots.reset()
+        self._watchdog = Watchdog(self._clock, self.name)
+        self._live = set()
+        self._tracked = set()
+
+
+def check_run_id(run_id: str) -> str:
+    """``run_id`` itself, if it is a text that can stand before a path."""
+    return check_name(run_id, "a run_id")
+
+
+def _count(value: int | None, what: str, least: int, default: int) -> int:
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what} must be a whole number from {least}, got {value!r}")
+    return value
+
+
+def _hook() -> None:
+    """Once, with the first scope: follow forks, and close what is open when the interpreter ends."""
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+    # Before concurrent.futures' own hook (the last registered runs first), because after that no pool starts a thread,
+    # and the executions that are still queued would never run.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(_at_exit)
+    except RuntimeError:  # the interpreter is ending already
+        atexit.register(_at_exit)
+
+
+def _after_fork() -> None:
+    for scope in list(_scopes):
+        scope._after_fork()
+
+
+def _at_exit() -> None:
+    """Like a stdlib pool, wait for what is still to be done; unlike it, not for abandoned threads."""
+    for scope in list(_scopes):
+        scope.close()
