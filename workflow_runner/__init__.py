@@ -9,6 +9,10 @@ The map:
     tag, Tag                    typed values seen by everything below
     Extension, Operation        observers and wrappers
     Retry                       how a failed attempt is repeated
+    Workflow, Step              a flow made of named steps
+    WorkflowContext             goes from step to step; PartitionKey, CheckpointState
+    StepResult                  what a step returns; ErrorCategory, QualityMetrics
+    WorkflowResult              what a workflow's run was
     errors                      every exception
 """
 
@@ -24,9 +28,21 @@ from workflow_runner._core.scope import Scope
 from workflow_runner._core.signal import Signal
 from workflow_runner._core.status import ExecutionStatus
 from workflow_runner._core.tags import Tag, tag
+from workflow_runner._workflow.context import (
+    CheckpointState,
+    ErrorCategory,
+    PartitionKey,
+    QualityMetrics,
+    StepResult,
+    WorkflowContext,
+)
+from workflow_runner._workflow.definition import Step, Workflow
+from workflow_runner._workflow.result import WorkflowResult
 
 __all__ = [
     "Call",
+    "CheckpointState",
+    "ErrorCategory",
     "ExecutionContext",
     "ExecutionStatus",
     "Extension",
@@ -34,10 +50,17 @@ __all__ = [
     "FlowContext",
     "FlowExecution",
     "Operation",
+    "PartitionKey",
+    "QualityMetrics",
     "Retry",
     "Scope",
     "Signal",
+    "Step",
+    "StepResult",
     "Tag",
+    "Workflow",
+    "WorkflowContext",
+    "WorkflowResult",
     "call",
     "current",
     "errors",

@@ -34,12 +34,22 @@ import concurrent.futures
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workflow_runner._workflow.context import ErrorCategory
+    from workflow_runner._workflow.context import ErrorCategory, StepResult
     from workflow_runner._workflow.result import WorkflowResult
 
 
 class WorkflowRunnerError(Exception):
     """Base of every error that this library raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel between processes; those with keyword-only arguments could not be made from `args` alone.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[WorkflowRunnerError], args: tuple[Any, ...], state: dict[str, Any]) -> WorkflowRunnerError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(WorkflowRunnerError, ValueError):
@@ -104,12 +114,14 @@ class StepFailed(WorkflowRunnerError):
     Attributes:
         step: the step's name.
         category: the ``ErrorCategory`` it gave.
+        result: the ``StepResult`` itself.
     """
 
-    def __init__(self, message: str, *, step: str, category: ErrorCategory) -> None:
+    def __init__(self, message: str, *, step: str, category: ErrorCategory, result: StepResult | None = None) -> None:
         super().__init__(message)
         self.step = step
         self.category = category
+        self.result = result
 
 
 class MergeConflict(WorkflowRunnerError):

@@ -122,7 +122,7 @@ class ExecutionContext:
     @property
     def details(self) -> Details:
         """Name, times, error and metadata as they are now."""
-        return Details(self._name, _moment(self._started), _moment(self._ended), self._error, self._metadata)
+        return Details(self._name, moment(self._started), moment(self._ended), self._error, self._metadata)
 
     @property
     def parent(self) -> ExecutionContext | None:
@@ -150,10 +150,10 @@ class ExecutionContext:
         """The journal path below the root; empty for the root."""
         if self._parent is None:
             return ""
-        if self._fanout is not None:
-            segment = f"{self._fanout.segment}[{self._index}]"
-        else:
+        if self._segment is not None or self._fanout is None:
             segment = self._segment or self._name
+        else:
+            segment = f"{self._fanout.segment}[{self._index}]"
         above = self._parent._path
         return f"{above}/{segment}" if above else segment
 
@@ -328,5 +328,6 @@ class TrackedExecution(ExecutionContext):
             self._scope._watchdog.cancel(self._deadline)
 
 
-def _moment(timestamp: float | None) -> dt.datetime | None:
+def moment(timestamp: float | None) -> dt.datetime | None:
+    """Seconds since the epoch as an aware time in UTC."""
     return None if timestamp is None else dt.datetime.fromtimestamp(timestamp, dt.UTC)

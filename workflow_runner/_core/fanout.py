@@ -122,10 +122,14 @@ class FanOut:
         gate.release()
 
     def _join(self) -> None:
-        """Wait until no helper works on this, and work for fan-outs below in the meantime."""
+        """Wait until no helper works on this; work on what comes up, and for fan-outs below, in the meantime."""
         slots = self._slots
         while True:
+            if self.has_more():
+                self._work(None)
             with slots.lock:
+                if self.has_more():
+                    continue
                 slots.forget(self)
                 if not self.joined:
                     return
@@ -150,6 +154,12 @@ class FanOut:
         if not self._stopped:
             self._stopped = True
             run_callbacks(self.signal._abort(reason))
+
+    def _obeyed(self, error: BaseException) -> bool:
+        if isinstance(error, Aborted):
+            return True
+        stopped = self._signal is not None and self._signal._aborted
+        return stopped and isinstance(error, ExecutionCancelled) and error.reason is self.signal._reason
 
     def _end(self) -> None:
         if self._signal is not None:
@@ -236,12 +246,6 @@ class Parallel(FanOut):
         if len(failures) > _NOTED:
             error.add_note(f"and {len(failures) - _NOTED} more items failed")
         raise error
-
-    def _obeyed(self, error: BaseException) -> bool:
-        if isinstance(error, Aborted):
-            return True
-        stopped = self._signal is not None and self._signal._aborted
-        return stopped and isinstance(error, ExecutionCancelled) and error.reason is self.signal._reason
 
     def _failed(self, index: int, error: BaseException) -> None:
         self.errors[index] = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -45,6 +46,7 @@ class Flow(Generic[In, Out]):
         timeout: float | None = None,
         retry: Retry | None = None,
         tags: tuple[Tagged[Any], ...] = (),
+        input_type: Any = inspect.Parameter.empty,
     ) -> None:
         self.handler = handler
         self.name = name
@@ -52,11 +54,11 @@ class Flow(Generic[In, Out]):
         self.timeout = timeout
         self.retry = retry
         self.tags = tags
-        self._hint: Any = None
-        # What `isinstance` may wave through; None until the annotations are first needed, since they may name classes
-        # that are defined below the flow.
-        self._accepts: Any = None
-        self._default: Any = None
+        self._hint = input_type
+        # What `isinstance` may wave through; None until the annotation is first needed, since it may name a class that
+        # is defined below the flow.
+        self._accepts = None if input_type is inspect.Parameter.empty else _what_passes(input_type)
+        self._default: Any = inspect.Parameter.empty
 
     def __call__(self, ctx: FlowContext, input: In) -> Out:
         """Call the handler as the plain function it is; for tests and for composing by hand."""
@@ -104,18 +106,29 @@ class Flow(Generic[In, Out]):
 
     def _read_annotations(self) -> Any:
         parameter = _input_parameter(self.handler)
-        self._default = parameter.default if parameter is not None else inspect.Parameter.empty
-        hint = parameter.annotation if parameter is not None else inspect.Parameter.empty
-        if isinstance(hint, str) and parameter is not None:
-            try:
-                hint = typing.get_type_hints(inspect.unwrap(self.handler))[parameter.name]
-            except Exception as error:  # whatever evaluating somebody's annotations raises
-                raise DefinitionError(
-                    f"flow {self.name!r}: cannot resolve the annotation {hint!r} of {parameter.name!r}: {error}"
-                ) from error
+        hint = inspect.Parameter.empty
+        if parameter is not None:
+            self._default = parameter.default
+            hint = self._evaluate(parameter)
         self._hint = typing.Any if hint in _ANYTHING else hint
         self._accepts = _what_passes(self._hint)
         return self._accepts
+
+    def _evaluate(self, parameter: inspect.Parameter) -> Any:
+        """The parameter's annotation, which is a text under ``from __future__ import annotations``."""
+        handler = inspect.unwrap(self.handler)
+        annotation = parameter.annotation
+        if not isinstance(annotation, str):
+            return annotation
+        only = types.SimpleNamespace(__annotations__={"input": annotation})
+        try:
+            return typing.get_type_hints(only, getattr(handler, "__globals__", {}))["input"]
+        except Exception as error:  # whatever evaluating somebody's annotation raises
+            if "<locals>" in getattr(handler, "__qualname__", ""):
+                return typing.Any  # it names something of the function around, which nobody can look up
+            raise DefinitionError(
+                f"flow {self.name!r}: cannot resolve the annotation {annotation!r} of {parameter.name!r}: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -204,8 +217,7 @@ class FunctionFlow(Flow[Arguments, Any]):
     """Any function as a flow: it gets its own arguments and no ctx."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(_apply, name=name)
-        self._hint, self._accepts = typing.Any, object
+        super().__init__(_apply, name=name, input_type=typing.Any)
 
 
 def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:

@@ -185,6 +185,8 @@ class FlowContext(ExecutionContext):
         retry: Retry | None = None,
         key: str | None = None,
         on: str | None = None,
+        kind: str = "execution",
+        on_attempt: Callable[[int], None] | None = None,
     ) -> Any:
         """Run ``flow`` as a child, with all its attempts. Each attempt is a child of its own under the same path."""
         if timeout is None:
@@ -197,6 +199,8 @@ class FlowContext(ExecutionContext):
             child = type(self)(scope, self, name or flow.name, fanout, index)
             child._segment = segment
             child._attempt = number
+            if on_attempt is not None:
+                on_attempt(number)
             if flow.tags:
                 child._tags = table(flow.tags)
             if on is not None:
@@ -204,7 +208,7 @@ class FlowContext(ExecutionContext):
             else:
                 body = partial(child._perform, flow, input)
             if scope._wraps:
-                body = partial(child._wrapped, "execution", body, child._name, flow=flow, input=input, key=key)
+                body = partial(child._wrapped, kind, body, child._name, flow=flow, input=input, key=key)
             return child._run_here(body) if timeout is None else self._run_timed(child, body, timeout)
 
         return attempt(1) if retry is None else retrying(attempt, retry, lambda: self.signal)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from workflow_runner._core.tags import DerivedTag, Tag
+from collections.abc import Mapping
+from typing import Any
+
+from workflow_runner._core.tags import DerivedTag, Tag, tag
 
 flow_name: Tag[str] = DerivedTag(str, "flow_meta.flow_name", lambda ctx: ctx.name)
 depth: Tag[int] = DerivedTag(int, "flow_meta.depth", lambda ctx: ctx.depth)
@@ -11,4 +14,6 @@ parent_name: Tag[str | None] = DerivedTag(
     "flow_meta.parent_name",
     lambda ctx: ctx.parent.name if ctx.parent is not None else None,
 )
+# The config= of a step whose body is a flow.
+config: Tag[Mapping[str, Any]] = tag(Mapping, label="flow_meta.config", default={})  # type: ignore[type-abstract]
 is_parallel: Tag[bool] = DerivedTag(bool, "flow_meta.is_parallel", lambda ctx: ctx._fanout is not None)

@@ -31,7 +31,7 @@ from collections.abc import (
 )
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from fractions import Fraction
 from typing import Any, Final, NoReturn
 
@@ -133,6 +133,12 @@ def _refuse(value: Any) -> NoReturn:
     raise TypeError
 
 
+def _read_str(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError
+
+
 def _read_bool(value: Any) -> bool:
     return _WORDS[value.strip().lower()]
 
@@ -214,7 +220,7 @@ SCALARS: Final[dict[type, tuple[Callable[[Any], str], Callable[[Any], Any]]]] = 
 
 # What JSON itself has is written as it is; these are for reading what came as something else.
 _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
-    str: _refuse,
+    str: _read_str,
     bool: _read_bool,
     int: _read_int,
     float: _read_float,
@@ -409,19 +415,30 @@ def _record_unstructure_hook(type_: Any) -> Callable[[Any], Any]:
     return make_dict_unstructure_fn(type_, codec.converter(), _cattrs_use_alias=True, **overrides)
 
 
+def _is_instance(value: Any, type_: Any) -> bool:
+    try:
+        return isinstance(value, _origin(type_))
+    except TypeError:  # Any, a protocol, a type variable: nothing can be checked
+        return True
+
+
 def _instance_hook(type_: Any) -> Callable[[Any, Any], Any]:
     """Make the hook for everything else: a class that cannot be made from plain data, but instances of it may come."""
 
     def hook(value: Any, _: Any) -> Any:
-        try:
-            fits = isinstance(value, _origin(type_))
-        except TypeError:  # a protocol or a type variable: nothing can be checked
-            fits = True
-        if not fits:
+        if not _is_instance(value, type_):
             raise Foreign(type_name(type_), value)
         return value
 
     return hook
+
+
+def _structure_typed(value: Any, type_: Any) -> Any:
+    """Decode typed JSON; what is in it brought its own types along, so only the whole is checked."""
+    decoded = codec.decode(value)
+    if not _is_instance(decoded, type_.__origin__):
+        raise Unfit(type_name(type_.__origin__), decoded)
+    return decoded
 
 
 def build_converter() -> Converter:
@@ -435,10 +452,11 @@ def build_converter() -> Converter:
         new.register_structure_hook(cls, _scalar_hook(cls, read))
     for cls, read in _PLAIN.items():
         new.register_structure_hook(cls, _scalar_hook(cls, read))
+    new.register_structure_hook(Enum, _structure_enum)
+    new.register_unstructure_hook(StrEnum, lambda member: member.value)
 
     # The last one registered is asked first.
     hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
-        (lambda t: issubclass(t, Enum), _structure_enum),
         (lambda t: typing.get_origin(t) is typing.Literal, _structure_literal),
         (lambda t: typing.get_origin(t) in (typing.Union, types.UnionType), _structure_union),
         (lambda t: _origin(t) in _BUILDERS, _structure_items),
@@ -449,7 +467,6 @@ def build_converter() -> Converter:
         new.register_structure_hook_func(applies, hook)
     new.register_structure_hook_factory(_is_record, _record_hook)
     new.register_unstructure_hook_factory(_is_record, _record_unstructure_hook)
-    new.register_structure_hook_func(
-        _is_typed, lambda value, type_: new.structure(codec.decode(value), type_.__origin__)
-    )
+    new.register_structure_hook_func(_is_typed, _structure_typed)
+    new.register_unstructure_hook_func(_is_typed, codec.encode)
     return new

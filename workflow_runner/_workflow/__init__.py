@@ -1,0 +1,1 @@
+"""The floor of workflows: steps and the data that goes from one to the next."""

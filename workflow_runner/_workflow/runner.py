@@ -1,0 +1,264 @@
+"""Runs a workflow: its steps in a row, or side by side as their needs allow.
+
+A step gets a context and gives what it adds to it; contexts are only ever replaced. In a row each addition goes into
+the context of the next step. In a DAG a step's context is folded from the additions of its ancestors, in one fixed
+order, so that every order of finishing gives the same context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from workflow_runner._core.context import moment
+from workflow_runner._core.fanout import FanOut
+from workflow_runner._workflow.context import ErrorCategory, StepResult, WorkflowContext
+from workflow_runner._workflow.dag import Addition, Dag, add
+from workflow_runner._workflow.graph import Graph, Inner, Node
+from workflow_runner._workflow.result import (
+    NO_RECORDS,
+    StepRecord,
+    StepStatus,
+    WorkflowResult,
+    WorkflowStatus,
+    in_order,
+)
+from workflow_runner.errors import Aborted, ExecutionCancelled, InputError, MergeConflict, StepFailed, WorkflowFailed
+
+if TYPE_CHECKING:
+    from workflow_runner._core.flow_context import FlowContext
+
+
+class Run:
+    """What is noted while one workflow runs. Steps that run side by side write under different keys."""
+
+    def __init__(self, context: WorkflowContext) -> None:
+        self.records: dict[str, StepRecord] = {}
+        self.partial = False
+        # the step that has stopped the workflow, and the context before it
+        self.error_step: str | None = None
+        self.context = context
+
+    def skip(self, names: Iterable[str], reason: str) -> None:
+        for name in names:
+            self.records[name] = StepRecord(name=name, status=StepStatus.SKIPPED, reason=reason)
+
+
+def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext) -> WorkflowResult:
+    """Run a workflow in ``ctx``.
+
+    Raises:
+        WorkflowFailed: a step has failed and stopped it; its error is the cause.
+        Aborted: it was told to stop.
+    """
+    clock = ctx._scope._clock
+    began, started_at = clock.monotonic(), moment(ctx._scope._time())
+    assert started_at is not None
+    context = context._evolved({"run_id": ctx.run_id})
+    run = Run(context)
+
+    def result(status: WorkflowStatus, context: WorkflowContext, error: Exception | None = None) -> WorkflowResult:
+        return WorkflowResult(
+            status=status,
+            context=context,
+            steps=in_order(graph.names, run.records),
+            started_at=started_at,
+            duration=clock.monotonic() - began,
+            error=error,
+            error_step=run.error_step,
+        )
+
+    try:
+        after = _run_level(run, ctx, graph, context)
+    except Exception as error:
+        where = f"step {run.error_step!r}" if run.error_step is not None else "the workflow itself"
+        raise WorkflowFailed(
+            f"workflow {name!r} failed at {where}: {type(error).__name__}: {error}",
+            result=result(WorkflowStatus.FAILED, run.context, error),
+        ) from error
+    return result(WorkflowStatus.PARTIAL if run.partial else WorkflowStatus.COMPLETED, after)
+
+
+def nested(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext) -> Inner:
+    """Run a workflow as the body of a step: its outputs by step name are the step's output."""
+    result = execute(ctx, graph, name, context)
+    outputs = {step: result.context.step_outputs[step] for step in _completed(result.steps)}
+    return Inner(
+        StepResult.ok(outputs, context_updates=_changed(context, result.context)),
+        steps=result.steps,
+        partial=result.status is WorkflowStatus.PARTIAL,
+    )
+
+
+def _completed(records: Iterable[StepRecord]) -> list[str]:
+    return [record.name for record in records if record.status is StepStatus.COMPLETED]
+
+
+def _changed(before: WorkflowContext, after: WorkflowContext) -> Mapping[str, Any]:
+    """The params that were updated: values pass from context to context as they are."""
+    old, missing = before.params, object()
+    return {key: value for key, value in after.params.items() if old.get(key, missing) is not value}
+
+
+def _run_level(run: Run, ctx: FlowContext, graph: Graph, context: WorkflowContext) -> WorkflowContext:
+    if not graph.row:
+        return _run_dag(run, ctx, graph, context)
+    for node in graph.nodes:
+        addition = _run_node(run, ctx, node, context)
+        if addition is not None:
+            context = add(context, addition)
+    return context
+
+
+def _run_dag(run: Run, ctx: FlowContext, graph: Graph, context: WorkflowContext) -> WorkflowContext:
+    def perform(dag: Dag, index: int) -> Addition | None:
+        node = graph.nodes[index]
+        try:
+            seen = dag.context_before(index)
+        except MergeConflict as error:
+            _failed(run, node, context, error, attempts=0, started=None, duration=0.0)
+            return None
+        return _run_node(run, ctx, node, seen, dag, index)
+
+    def skip(index: int, needed: str) -> None:
+        run.skip(graph.nodes[index].names, f"it needs {needed!r}, which did not complete")
+
+    return Dag(ctx, graph, context, perform, skip).execute()
+
+
+def _run_node(
+    run: Run, ctx: FlowContext, node: Node, context: WorkflowContext, fanout: FanOut | None = None, index: int = -1
+) -> Addition | None:
+    """Run one step with all its attempts; what it adds, or None if it has failed and may.
+
+    Raises:
+        Aborted: the workflow was told to stop.
+        BaseException: what the step has failed with, if that stops the workflow.
+    """
+    scope = ctx._scope
+    signal = ctx._set_signal()
+    if signal is not None:
+        raise Aborted(signal.reason)
+    monotonic = scope._clock.monotonic
+    started, began = scope._time(), monotonic()
+    attempts = 1
+    try:
+        if node.plain and not scope._wraps and node.flow is not None:
+            child = type(ctx)(scope, ctx, node.name, fanout, index)
+            child._segment = node.name
+            value = child._run_here(child._perform, node.flow, context)
+        else:
+            flow = node.flow if node.flow is not None else node.as_flow(partial(_run_choice, run, node))
+            attempts = 0
+
+            def count(number: int) -> None:
+                nonlocal attempts
+                attempts = number
+
+            value = ctx._run_child(
+                flow, context, segment=node.name, fanout=fanout, index=index, kind="step", on_attempt=count
+            )
+    except BaseException as error:
+        _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
+        return None
+    outputs: tuple[tuple[str, Any], ...] = ()
+    steps = NO_RECORDS
+    if type(value) is not StepResult:
+        outputs, steps = value.outputs, value.steps
+        run.partial |= value.partial
+        value = value.result
+    if value.skipped is not None:
+        run.records[node.name] = StepRecord(
+            name=node.name,
+            status=StepStatus.SKIPPED,
+            attempts=attempts,
+            started=started,
+            duration=monotonic() - began,
+            reason=value.skipped,
+        )
+        return (), value.context_updates
+    run.records[node.name] = StepRecord(
+        name=node.name,
+        status=StepStatus.COMPLETED,
+        attempts=attempts,
+        started=started,
+        duration=monotonic() - began,
+        output=value.output,
+        quality=value.quality,
+        events=value.events,
+        steps=steps,
+    )
+    return ((node.name, value.output), *outputs), value.context_updates
+
+
+def _failed(
+    run: Run,
+    node: Node,
+    context: WorkflowContext,
+    error: BaseException,
+    *,
+    attempts: int,
+    started: float | None,
+    duration: float,
+) -> None:
+    """Note a failure; raise it again if it stops the workflow, or is none of the step's own."""
+    result = getattr(error, "result", None) if isinstance(error, (StepFailed, WorkflowFailed)) else None
+    run.records[node.name] = StepRecord(
+        name=node.name,
+        status=StepStatus.FAILED,
+        attempts=attempts,
+        started=started,
+        duration=duration,
+        output=result.output if isinstance(result, StepResult) else None,
+        error=error,
+        category=category_of(error),
+        quality=result.quality if isinstance(result, StepResult) else None,
+        steps=result.steps if isinstance(result, WorkflowResult) else NO_RECORDS,
+    )
+    if not isinstance(error, Exception):
+        raise error
+    if node.stops:
+        if run.error_step is None:
+            run.error_step, run.context = node.name, context
+        raise error
+    # A choice that may fail: what stopped its branch does not stop the workflow.
+    if run.error_step in node.names:
+        run.error_step = None
+    run.partial = True
+
+
+def _run_choice(run: Run, node: Node, ctx: FlowContext, context: WorkflowContext) -> Inner:
+    taken = "then" if node.step.body(context) else "otherwise"
+    for branch, graph in node.branches.items():
+        if branch != taken:
+            run.skip(graph.names, f"{node.name!r} took {taken!r}")
+    graph = node.branches[taken]
+    after = _run_level(run, ctx, graph, context)
+    done = _completed(run.records[name] for name in graph.names)
+    return Inner(
+        StepResult.ok({"branch": taken}, context_updates=_changed(context, after)),
+        outputs=tuple((name, after.step_outputs[name]) for name in done),
+    )
+
+
+def category_of(error: BaseException) -> ErrorCategory:
+    """What kind of failure an exception is."""
+    if isinstance(error, StepFailed):
+        return error.category
+    if isinstance(error, WorkflowFailed) and error.__cause__ is not None:
+        return category_of(error.__cause__)
+    for types, category in _CATEGORIES:
+        if isinstance(error, types):
+            return category
+    return ErrorCategory.INTERNAL
+
+
+_CATEGORIES: tuple[tuple[tuple[type[BaseException], ...], ErrorCategory], ...] = (
+    ((TimeoutError,), ErrorCategory.TIMEOUT),
+    ((ExecutionCancelled, Aborted, KeyboardInterrupt), ErrorCategory.CANCELLED),
+    ((ConnectionError,), ErrorCategory.DEPENDENCY),
+    ((PermissionError,), ErrorCategory.PERMISSION),
+    ((MemoryError, OSError), ErrorCategory.RESOURCE),
+    ((InputError,), ErrorCategory.VALIDATION),
+)
