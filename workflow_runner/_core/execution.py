@@ -158,7 +158,7 @@ class Task:
             ctx._ended = self._scope._time()
             ctx._status = status
             ctx._task = None  # or the two would keep each other until the garbage collector comes
-            gates = self._gates
+            gates, self._gates = self._gates, None
             self._settled()
             if self._followed:
                 self._enqueue_news(status)
@@ -233,7 +233,8 @@ class Task:
         if gate.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
             return True
         with self._lock:
-            self._gates.remove(gate)
+            if self._gates is not None:  # or a settling thread has just taken them
+                self._gates.remove(gate)
             return self.ctx._status.terminal
 
 

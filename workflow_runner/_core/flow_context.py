@@ -8,7 +8,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from workflow_runner._core import offload
 from workflow_runner._core.clock import seconds
 from workflow_runner._core.context import CURRENT, ExecutionContext
 from workflow_runner._core.execution import ChildTask
@@ -142,11 +141,11 @@ class FlowContext(ExecutionContext):
             flow, input = flow.flow, flow.input
         elif not isinstance(flow, Flow):
             raise _no_flow(flow)
-        if self._status.terminal:
-            self._check_live()
         signal = self._set_signal()
         if signal is not None:
             raise Aborted(signal._reason)
+        if self._status.terminal:
+            self._check_live()
         name = check_name(name, "an execution") if name is not None else flow.name
         segment = self._next_segment(key, name)
         if key is None and timeout is None and on is None and retry is None:
@@ -204,6 +203,8 @@ class FlowContext(ExecutionContext):
             if flow.tags:
                 child._tags = table(flow.tags)
             if on is not None:
+                from workflow_runner._core import offload
+
                 body: Callable[[], Any] = partial(offload.run, child, flow, input, on)
             else:
                 body = partial(child._perform, flow, input)
@@ -362,8 +363,8 @@ class FlowContext(ExecutionContext):
     def _fan_out_options(
         self, max_concurrency: int | None, timeout: float | dt.timedelta | None, name: str
     ) -> tuple[int, float | None, str]:
-        self._check_live()
         self.throw_if_aborted()
+        self._check_live()
         if max_concurrency is None:
             max_concurrency = self._scope.max_workers
         elif not isinstance(max_concurrency, int) or max_concurrency < 1:

@@ -9,9 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
@@ -23,13 +23,15 @@ from workflow_runner._core.extension import Extension, overriding
 from workflow_runner._core.flow import Call, Flow, check_name
 from workflow_runner._core.flow_context import FlowContext, _no_flow
 from workflow_runner._core.journal import Journal, MemoryJournal
-from workflow_runner._core.offload import Executors
 from workflow_runner._core.signal import TimedOut, run_callbacks
 from workflow_runner._core.slots import Slots
 from workflow_runner._core.status import PENDING
 from workflow_runner._core.tags import Tagged, table
 from workflow_runner._core.watchdog import Watchdog
 from workflow_runner.errors import ContextError, ScopeClosed, StoreError
+
+if TYPE_CHECKING:
+    from workflow_runner._core.offload import Executors
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -108,7 +110,7 @@ class Scope:
         self._time = clock.time
         self._slots = Slots(name, self.max_workers, pending, abandoned)
         self._watchdog = Watchdog(clock, name)
-        self._executors = Executors(dict(executors or {}))
+        self._named_executors = dict(executors or {})
         self._live: set[FlowExecution[Any]] = set()
         self._tracked: set[TrackedExecution] = set()
         self._closing = False
@@ -338,7 +340,8 @@ class Scope:
             tracked.end(ContextError(reason))
         self._slots.shutdown(1.0 if end is None else max(0.1, end - self._clock.monotonic()))
         self._watchdog.close()
-        self._executors.close()
+        if "_executors" in self.__dict__:
+            self._executors.close()
         for extension in reversed(self.extensions):
             try:
                 extension.dispose(self)
@@ -361,6 +364,11 @@ class Scope:
         return f"<Scope {self.name!r}{' closed' if self._closing else ''}>"
 
     # -- for the executions
+
+    @cached_property
+    def _executors(self) -> Executors:
+        
+        return Executors(self._named_executors)
 
     def _elsewhere(self, work: Callable[[], object]) -> None:
         """Run ``work``, which may block, on a spare thread; here, if the scope has none any more."""

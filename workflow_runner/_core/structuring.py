@@ -192,7 +192,10 @@ def _write_stamp(value: datetime | time) -> str:
     zone, text = value.tzinfo, value.isoformat()
     if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
         text += f"[{zone.key}]"
-    elif zone is not None and type(zone) is not timezone:
+    elif type(zone) is timezone:
+        if timedelta(0) < abs(zone.utcoffset(None)) < timedelta(seconds=1):  # fromisoformat takes it for UTC
+            raise codec.Refused("cannot store a time zone less than a second off UTC")
+    elif zone is not None:
         raise codec.Refused(f"cannot store a time zone of type {type_name(type(zone))}, take a ZoneInfo with a key")
     return f"{text}[fold=1]" if value.fold else text
 
