@@ -145,7 +145,7 @@ class Step:
         if not isinstance(self.config, Mapping) and self.config is not None:
             yield f"config must be a mapping, not {self.config!r}"
         if not isinstance(self.body, Flow):
-            yield from _not_callable(self.body, "body", (1, 2))
+            yield from _not_callable(self.body, "body", "(context, config)", "(context)")
 
     def branches(self) -> Iterator[tuple[str, tuple[Step, ...]]]:
         """The steps inside this one, by branch."""
@@ -160,7 +160,7 @@ class Choice(Step):
     otherwise: tuple[Step, ...] = attrs.field(default=(), kw_only=True)
 
     def _body_problems(self) -> Iterator[str]:
-        yield from _not_callable(self.body, "when", (1,))
+        yield from _not_callable(self.body, "when", "(context)")
         if not self.then and not self.otherwise:
             yield "a choice needs a branch: then=[...]"
 
@@ -179,9 +179,9 @@ class Map(Step):
 
     def _body_problems(self) -> Iterator[str]:
         if not isinstance(self.body, Flow):
-            yield from _not_callable(self.body, "body", (1,))
+            yield from _not_callable(self.body, "body", "(item)")
         if not isinstance(self.items, str):
-            yield from _not_callable(self.items, "items", (1,))
+            yield from _not_callable(self.items, "items", "(context)")
         if self.max_concurrency is not None and (not isinstance(self.max_concurrency, int) or self.max_concurrency < 1):
             yield f"max_concurrency must be a whole number from 1, not {self.max_concurrency!r}"
         yield from _bad_seconds(self.item_timeout, "item_timeout")
@@ -206,23 +206,24 @@ def _bad_seconds(value: Any, what: str) -> Iterator[str]:
             yield str(error)
 
 
-def _not_callable(body: Any, what: str, arguments: tuple[int, ...]) -> Iterator[str]:
-    shape = " or ".join({1: "(context)", 2: "(context, config)"}[n] for n in reversed(arguments))
+def _not_callable(body: Any, what: str, *shapes: str) -> Iterator[str]:
+    """``shapes``: the parameters that it may take, such as "(context)"."""
+    expected = f"{what} must be a function {' or '.join(shapes)}"
     if not callable(body):
-        yield f"{what} must be a function {shape}, not {body!r}"
+        yield f"{expected}, not {body!r}"
     elif inspect.iscoroutinefunction(body):
         yield f"{what} runs synchronously, on a thread; it cannot be async"
-    elif takes(body, arguments) is None:
-        yield f"{what} must be a function {shape}, this one is {inspect.signature(body)}"
+    elif takes(body, *(shape.count(",") + 1 for shape in shapes)) is None:
+        yield f"{expected}, this one is {inspect.signature(body)}"
 
 
-def takes(function: Callable[..., Any], arguments: tuple[int, ...]) -> int | None:
-    """The greatest of ``arguments`` that can be the number of positional arguments of ``function``; None for none."""
+def takes(function: Callable[..., Any], *counts: int) -> int | None:
+    """The first of ``counts`` that can be the number of positional arguments of ``function``; None for none."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin without a signature
-        return min(arguments)
-    for count in sorted(arguments, reverse=True):
+        return counts[-1]
+    for count in counts:
         try:
             signature.bind(*[None] * count)
         except TypeError:

@@ -138,7 +138,7 @@ class Node:
             self.timeout = step.body.timeout if step.timeout is None else self.timeout
             self.retry = step.body.retry if step.retry is None else step.retry
             self.tags = (*step.body.tags, *((flow_meta.config(config),) if config else ()))
-        elif takes(step.body, (1, 2)) == 1:
+        elif takes(step.body, 2, 1) == 1:
             body = partial(_run_short, step.body)
         else:
             body = partial(_run_function, step.body, config)

@@ -33,12 +33,16 @@ if TYPE_CHECKING:
 class Run:
     """What is noted while one workflow runs. Steps that run side by side write under different keys."""
 
-    def __init__(self, context: WorkflowContext) -> None:
+    def __init__(self) -> None:
         self.records: dict[str, StepRecord] = {}
         self.partial = False
-        # the step that has stopped the workflow, and the context before it
-        self.error_step: str | None = None
-        self.context = context
+        # as it was before the step that has stopped the workflow
+        self.stopped_at: WorkflowContext | None = None
+
+    def where(self, graph: Graph, error: BaseException | None) -> str | None:
+        """The step that has failed with ``error``: the innermost, since a choice fails with its branch's."""
+        failed = [name for name in graph.names if name in self.records and self.records[name].error is error]
+        return failed[-1] if failed and error is not None else None
 
     def skip(self, names: Iterable[str], reason: str) -> None:
         for name in names:
@@ -56,7 +60,7 @@ def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext)
     began, started_at = clock.monotonic(), moment(ctx._scope._time())
     assert started_at is not None
     context = context._evolved({"run_id": ctx.run_id})
-    run = Run(context)
+    run = Run()
 
     def result(status: WorkflowStatus, context: WorkflowContext, error: Exception | None = None) -> WorkflowResult:
         return WorkflowResult(
@@ -66,16 +70,17 @@ def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext)
             started_at=started_at,
             duration=clock.monotonic() - began,
             error=error,
-            error_step=run.error_step,
+            error_step=run.where(graph, error),
         )
 
     try:
         after = _run_level(run, ctx, graph, context)
     except Exception as error:
-        where = f"step {run.error_step!r}" if run.error_step is not None else "the workflow itself"
+        step = run.where(graph, error)
+        where = f"step {step!r}" if step is not None else "merging its steps"
         raise WorkflowFailed(
             f"workflow {name!r} failed at {where}: {type(error).__name__}: {error}",
-            result=result(WorkflowStatus.FAILED, run.context, error),
+            result=result(WorkflowStatus.FAILED, run.stopped_at or context, error),
         ) from error
     return result(WorkflowStatus.PARTIAL if run.partial else WorkflowStatus.COMPLETED, after)
 
@@ -219,12 +224,9 @@ def _failed(
     if not isinstance(error, Exception):
         raise error
     if node.stops:
-        if run.error_step is None:
-            run.error_step, run.context = node.name, context
+        run.stopped_at = run.stopped_at or context
         raise error
-    # A choice that may fail: what stopped its branch does not stop the workflow.
-    if run.error_step in node.names:
-        run.error_step = None
+    run.stopped_at = None  # what has stopped a branch does not stop the workflow
     run.partial = True
 
 
