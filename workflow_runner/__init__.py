@@ -13,6 +13,7 @@ The map:
     WorkflowContext             goes from step to step; PartitionKey, CheckpointState
     StepResult                  what a step returns; ErrorCategory, QualityMetrics
     WorkflowResult              what a workflow's run was
+    open_store                  runs on disk
     errors                      every exception
     testing                     what tests need: ManualClock
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from workflow_runner._core.flow import Call, Flow, call, flow
     from workflow_runner._core.flow_context import FlowContext
     from workflow_runner._core.retry import Retry
-    from workflow_runner._core.scope import Scope
     from workflow_runner._core.signal import Signal
     from workflow_runner._core.status import ExecutionStatus
     from workflow_runner._core.tags import Tag, tag
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     )
     from workflow_runner._workflow.definition import Step, Workflow
     from workflow_runner._workflow.result import WorkflowResult
+    from workflow_runner._workflow.scope import Scope
+    from workflow_runner.store import open_store
 
 __version__ = "0.1.0"
 
@@ -55,7 +57,6 @@ _HOMES = {
     "_core.flow": ("Call", "Flow", "call", "flow"),
     "_core.flow_context": ("FlowContext",),
     "_core.retry": ("Retry",),
-    "_core.scope": ("Scope",),
     "_core.signal": ("Signal",),
     "_core.status": ("ExecutionStatus",),
     "_core.tags": ("Tag", "tag"),
@@ -69,6 +70,8 @@ _HOMES = {
     ),
     "_workflow.definition": ("Step", "Workflow"),
     "_workflow.result": ("WorkflowResult",),
+    "_workflow.scope": ("Scope",),
+    "store": ("open_store",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -99,6 +102,7 @@ __all__ = [
     "errors",
     "flow",
     "flow_meta",
+    "open_store",
     "tag",
 ]
 

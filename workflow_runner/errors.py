@@ -17,6 +17,7 @@
         ├── JournalConflict         one key, two inputs, in one run
         ├── JournalMismatch         the recorded run does not fit the code
         ├── IdempotencyConflict     one idempotency key, two inputs
+        ├── RecordedFailure         a failure of another process, as it was recorded
         └── StoreError              the store cannot do it
             ├── RunNotFound
             ├── RunOwned            the run lives in another process
@@ -138,6 +139,10 @@ class JournalMismatch(WorkflowRunnerError):
 
 class IdempotencyConflict(WorkflowRunnerError):
     """One idempotency key was used with two different inputs."""
+
+
+class RecordedFailure(WorkflowRunnerError):
+    """What a run, or a step of it, has failed with in another process; the message names the type and its text."""
 
 
 class StoreError(WorkflowRunnerError):

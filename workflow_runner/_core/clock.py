@@ -62,6 +62,10 @@ def seconds(value: float | dt.timedelta, *, what: str = "timeout", zero: bool = 
     number = value.total_seconds() if isinstance(value, dt.timedelta) else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ValueError(f"{what} must be a number of seconds or a timedelta, got {value!r}")
+    try:
+        number = float(number)
+    except OverflowError:  # an int beyond every float
+        number = math.inf
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"{what} must be {'zero or more' if zero else 'more than zero'} and finite, got {value!r}")
-    return float(number)
+    return number

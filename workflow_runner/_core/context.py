@@ -7,20 +7,25 @@ fan-out makes one of these for every item and most items ask for nothing.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import random
 import time
+from _thread import allocate_lock
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
+from workflow_runner._core.flow import check_name
 from workflow_runner._core.signal import Signal, run_callbacks
 from workflow_runner._core.status import CANCELLED, COMPLETED, FAILED, RUNNING, ExecutionStatus
 from workflow_runner._core.tags import Tag, TagStore
-from workflow_runner.errors import Aborted, ContextError, ExecutionCancelled
+from workflow_runner.errors import Aborted, ContextError, ExecutionTimeout
 
 if TYPE_CHECKING:
     from workflow_runner._core.execution import Task
@@ -44,6 +49,24 @@ def current() -> ExecutionContext:
     if context is None:
         raise ContextError("no execution is running here: current() works inside a flow, a step or a tracked block")
     return context
+
+
+def on_slot_of(scope: Scope) -> bool:
+    """Whether a flow of ``scope`` runs here, and with it one of its slots."""
+    context = CURRENT.get()
+    return (
+        context is not None
+        and context._scope is scope
+        and context._task is not None
+        and not context._status.terminal  # the context variables of an ended one may live on in somebody's thread
+    )
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add ``note`` to ``error``, once, if it takes notes: a frozen dataclass, for one, does not."""
+    with suppress(Exception):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 # Not the module's functions: a program that seeds those must not get its run ids twice.
@@ -85,10 +108,12 @@ class ExecutionContext:
     _task: Task | None = None
     # For the journal path: what this one is called under its parent, and how often each name was used below this one.
     _segment: str | None = None
-    _names: dict[str, int] | None = None
+    _names: dict[str, itertools.count[int]] | None = None
     # The fan-out that this is an item of.
     _fanout: FanOut | None = None
     _index = -1
+    # Whether it is a block that `exec` with a function has made, which may end before its function does.
+    _block = False
     # Functions that let go of what the context holds, called once when it has ended.
     _cleanup: tuple[Callable[[], object], ...] = ()
 
@@ -161,10 +186,14 @@ class ExecutionContext:
         """The segment of the next child: its key, or its name with ``#n`` from the second call on."""
         if key is not None:
             return key
+        # `setdefault` and `next`: two threads that come together get two numbers
         names = self._names
         if names is None:
-            names = self._names = {}
-        count = names[name] = names.get(name, 0) + 1
+            names = self.__dict__.setdefault("_names", {})
+        counter = names.get(name)
+        if counter is None:
+            counter = names.setdefault(name, itertools.count(1))
+        count = next(counter)
         return name if count == 1 else f"{name}#{count}"
 
     # -- tags
@@ -247,17 +276,20 @@ class ExecutionContext:
 
         Raises:
             ContextError: this execution has ended.
+            DefinitionError: the name cannot stand in a path.
             BaseException: what ``fn`` raised.
         """
         self._check_live()
-        child = type(self)(self._scope, self, name)
+        child = type(self)(self._scope, self, check_name(name, "an execution"))
         child._segment = self._next_segment(None, name)
-        token = CURRENT.set(child)
-        try:
-            with child:
-                return fn(child)
-        finally:
-            CURRENT.reset(token)
+        child._block = True
+
+        def enter() -> T:
+            CURRENT.set(child)
+            return fn(child)
+
+        with child:
+            return copy_context().run(enter)
 
     def end(self, error: BaseException | None = None) -> None:
         """End this execution; ending it again changes nothing.
@@ -310,17 +342,28 @@ class ExecutionContext:
 
 
 class TrackedExecution(ExecutionContext):
-    """A root execution without a flow: what ``scope.create_execution`` gives."""
+    """A root execution without a flow: what ``scope.create_execution`` gives.
+
+    ``_lock`` decides between its end and its deadline.
+    """
 
     _deadline: Any = None
+
+    def __init__(self, scope: Scope, parent: ExecutionContext | None, name: str) -> None:
+        super().__init__(scope, parent, name)
+        self._lock = allocate_lock()
+
+    def _conclude(self, error: BaseException | None) -> None:
+        with self._lock:
+            if not self._status.terminal:
+                super()._conclude(error)
 
     def _expire(self, reason: object) -> Callable[[], object] | None:
         """Its deadline: the signal is set and the status is cancelled; there is no thread to take away."""
         callbacks = self.signal._abort(reason)
-        if not self._status.terminal:
-            self._conclude(ExecutionCancelled(str(reason), reason=reason))
-            self._scope._forget(self)
-        return (lambda: self._scope._elsewhere(lambda: run_callbacks(callbacks))) if callbacks else None
+        self._conclude(ExecutionTimeout(str(reason), reason=reason))
+        self._scope._forget(self)
+        return partial(run_callbacks, callbacks) if callbacks else None
 
     def _let_go(self) -> None:
         super()._let_go()

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from workflow_runner._core.clock import seconds
-from workflow_runner._core.context import CURRENT
+from workflow_runner._core.context import CURRENT, add_note, on_slot_of
 from workflow_runner._core.log import FLOW, RUN_ID, STEP, TRACE_ID
 from workflow_runner._core.retry import retrying
 from workflow_runner._core.signal import Signal, TimedOut, run_callbacks
@@ -42,7 +42,11 @@ def cancelled_by(reason: object, name: str) -> ExecutionCancelled:
     """The error that a reason means."""
     if isinstance(reason, TimedOut):
         return ExecutionTimeout(str(reason), reason=reason)
-    return ExecutionCancelled(f"{name} was cancelled" + ("" if reason is None else f": {reason}"), reason=reason)
+    try:
+        text = "" if reason is None else f": {reason}"
+    except Exception:  # a reason is anything; the end of an execution must not hang on its `__str__`
+        text = f": {type(reason).__name__}"
+    return ExecutionCancelled(f"{name} was cancelled{text}", reason=reason)
 
 
 class Task:
@@ -82,9 +86,9 @@ class Task:
 
     def run(self, worker: Worker) -> bool:
         """Run the handler in this thread; True if it is this thread that has settled it."""
-        if not self._begin(worker):
-            return True
         try:
+            if not self._begin(worker):
+                return True
             value = self._contextvars.run(self._body)
         except BaseException as error:
             return self._settle_error(error)
@@ -127,6 +131,7 @@ class Task:
         ctx = self.ctx
         signal = ctx._set_signal()
         if signal is None and not isinstance(error, Aborted):
+            self._note(error)  # before the status is terminal: who sees that may raise the error at once
             return self._settle(FAILED, None, error)
         reason = signal._reason if signal is not None else getattr(error, "reason", None)
         cancelled = cancelled_by(reason, ctx._name)
@@ -177,9 +182,12 @@ class Task:
 
     def _call(self, work: Callable[[], object], *, elsewhere: bool) -> None:
         if elsewhere:
-            self._scope._elsewhere(work)
+            self._scope._slots.spare(work)
         else:
             work()
+
+    def _note(self, error: BaseException) -> None:
+        """Say in ``error`` where it happened."""
 
     def _settled(self) -> None:
         """The status has become terminal. Under the lock."""
@@ -195,13 +203,13 @@ class Task:
     def _expire(self, reason: object) -> Callable[[], object] | None:
         """Set the signal, release the waiters, and take the slots from whoever still works on this.
 
-        Runs on the watchdog, and never blocks; returns the part that may.
+        Runs on the watchdog, and never blocks; returns the part that may: the log.
         """
         if self.ctx._status.terminal:
             return None
         callbacks = self.ctx.signal._abort(reason)
         if callbacks:
-            self._scope._elsewhere(lambda: run_callbacks(callbacks))
+            self._scope._slots.spare(partial(run_callbacks, callbacks))
         let_go: list[Worker] = []
         self._settle(CANCELLED, None, cancelled_by(reason, self.ctx._name), let_go=let_go)
         return partial(self._scope._slots.report, let_go) if let_go else None
@@ -328,7 +336,7 @@ class FlowExecution(Task, Generic[Out]):
 
         def attempt(number: int) -> Any:
             ctx._attempt = number
-            ctx._names = None  # the paths of every attempt are the same
+            ctx.__dict__.pop("_names", None)  # the paths of every attempt are the same
             return ctx._wrapped("execution", partial(ctx._perform, flow, input), ctx._name, flow=flow, input=input)
 
         return retrying(attempt, flow.retry, lambda: ctx.signal)
@@ -368,6 +376,7 @@ class FlowExecution(Task, Generic[Out]):
         """Wait for the result.
 
         Called inside a flow of the same scope, while the execution still waits for a slot, it lends it the caller's.
+        If the time is over first, both go on, and one slot less is given to what comes next.
 
         Args:
             timeout: seconds to wait; None for as long as it takes.
@@ -401,12 +410,13 @@ class FlowExecution(Task, Generic[Out]):
         return self._error
 
     def _await(self, timeout: float | None) -> None:
-        if self.ctx._status is PENDING:
-            waiter = CURRENT.get()
-            # a flow that waits for one that waits for a slot must not keep the slot: on one slot, that is for ever
-            if waiter is not None and waiter._scope is self._scope and self._scope._slots.withdraw(self):
-                self._scope._slots.lend(self)
+        slots, lent = self._scope._slots, None
+        # a flow that waits for one that waits for a slot must not keep the slot: on one slot, that is for ever
+        if self.ctx._status is PENDING and on_slot_of(self._scope) and slots.may_lend(timeout):
+            lent = slots.lend(self) if slots.withdraw(self) else None
         if not self._wait(timeout):
+            if lent is not None:
+                slots.take_back(lent, self)
             raise TimeoutError(f"execution of flow {self.flow.name!r} has not ended after {timeout:g} s")
 
     @property
@@ -454,7 +464,8 @@ class FlowExecution(Task, Generic[Out]):
         elif grace is not None:
             give_up = partial(self._expire, self.ctx.signal.reason)
             deadline = self._scope._watchdog.at(self._scope._clock.monotonic() + grace, give_up)
-            self.ctx._cleanup += (partial(self._scope._watchdog.cancel, deadline),)
+            with self._lock:
+                self.ctx._cleanup += (partial(self._scope._watchdog.cancel, deadline),)
             if self.ctx._status.terminal:
                 self._scope._watchdog.cancel(deadline)
         run_callbacks(callbacks)
@@ -508,14 +519,12 @@ class FlowExecution(Task, Generic[Out]):
         return unsubscribe
 
     def _settled(self) -> None:
-        self._scope._live.discard(self)
-        error = self._error
-        if error is not None and not isinstance(error, ExecutionCancelled):
-            note = f"in flow {self.flow.name!r}, run {self.ctx.id}"
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+        self._scope._live.pop(self, None)
         if self._future is not None:
             self._future.settle()
+
+    def _note(self, error: BaseException) -> None:
+        add_note(error, f"in flow {self.flow.name!r}, run {self.ctx.id}")
 
     def _enqueue_news(self, status: ExecutionStatus) -> None:
         self._add_news([partial(watch, self, status) for watch in self._scope._watchers])
@@ -541,7 +550,11 @@ class FlowExecution(Task, Generic[Out]):
                     self._telling = False
                     return
                 tell = self._news.popleft()
-            run_callbacks([tell])
+            try:
+                run_callbacks([tell])
+            except BaseException:  # an interrupt; the next to come here tells the rest
+                self._telling = False
+                raise
 
     def __repr__(self) -> str:
         return f"<FlowExecution {self.flow.name!r} {self.ctx._status} {self.ctx.id}>"

@@ -15,16 +15,17 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from workflow_runner._core.context import CURRENT
+from workflow_runner._core.context import CURRENT, add_note
 from workflow_runner._core.flow import Call, Each, Flow, FunctionFlow
 from workflow_runner._core.log import FLOW
 from workflow_runner._core.signal import Signal, run_callbacks
 from workflow_runner._core.status import COMPLETED
-from workflow_runner.errors import Aborted, DefinitionError, ExecutionCancelled
+from workflow_runner.errors import Aborted, ContextError, DefinitionError, ExecutionCancelled
 
 if TYPE_CHECKING:
     from workflow_runner._core.flow_context import FlowContext
@@ -52,6 +53,7 @@ class FanOut:
         self.timeout = timeout
         self.on = on
         self.task = parent._task
+        self.recorder = parent._recorder
         self._slots = parent._scope._slots
         self._above_signal = parent.signal
         self._contextvars: Context = copy_context()
@@ -138,6 +140,8 @@ class FanOut:
                     slots.grant(below)
                     below.joined += 1
                 else:
+                    if self.gate is not None:
+                        self.open_gate()  # of a consumer in another thread, whose stream is being closed
                     self.gate = gate = allocate_lock()
                     gate.acquire()
             if below is None:
@@ -164,12 +168,19 @@ class FanOut:
     def _end(self) -> None:
         if self._signal is not None:
             self._signal._detach()
+        if self.recorder is not None:
+            self.recorder.flush()
 
     # -- items
 
     def _item(self, index: int, flow: Flow[Any, Any], input: Any) -> Any:
         """Run one item in this thread, or on a spare thread if it has a deadline."""
-        return self.parent._run_child(flow, input, fanout=self, index=index, timeout=self.timeout, on=self.on)
+        parent = self.parent
+        run = partial(parent._run_child, flow, input, fanout=self, index=index, timeout=self.timeout, on=self.on)
+        if self.recorder is None or flow.records_itself:
+            return run()
+        path = f"{parent._path}/{self.segment}[{index}]".lstrip("/")
+        return self.recorder.item(path, flow.name, flow.prepare(input), run)
 
 
 class Parallel(FanOut):
@@ -214,7 +225,7 @@ class Parallel(FanOut):
 
         Raises:
             Aborted: the parent was told to stop.
-            BaseException: unless settling, the failure with the lowest index.
+            BaseException: unless settling, the failure with the lowest index; an item's interrupt in any case.
         """
         helpers = min(self.concurrency, self._size) - 1
         if helpers > 0:
@@ -228,7 +239,7 @@ class Parallel(FanOut):
             raise
         finally:
             self._end()
-        if self.errors and not self._settle:
+        if self.errors and (self._stopped or not self._settle):
             self._raise_first()
         self._above_signal.throw_if_aborted()
         return self.results
@@ -237,24 +248,26 @@ class Parallel(FanOut):
         # a loser that only obeyed the signal is no failure of its own
         failures = {index: error for index, error in self.errors.items() if not self._obeyed(error)}
         if not failures:
-            raise Aborted(self._above_signal._reason)
+            self._above_signal.throw_if_aborted()
+            # nobody told the first one to stop: it gave up by itself
+            failures = {i: e for i, e in self.errors.items() if getattr(e, "reason", None) is not self.signal._reason}
         # an interrupt goes first: it is meant for the whole process
         first = min(failures, key=lambda i: (isinstance(failures[i], Exception), i))
         error = failures.pop(first)
         for index in sorted(failures)[:_NOTED]:
-            error.add_note(f"item {index} failed as well: {failures[index]!r}")
+            add_note(error, f"item {index} failed as well: {failures[index]!r}")
         if len(failures) > _NOTED:
-            error.add_note(f"and {len(failures) - _NOTED} more items failed")
+            add_note(error, f"and {len(failures) - _NOTED} more items failed")
         raise error
 
     def _failed(self, index: int, error: BaseException) -> None:
         self.errors[index] = error
-        if not self._settle or not isinstance(error, Exception):
+        if not self._settle or not isinstance(error, (Exception, Aborted)):
             self._stop(error)
 
     def _work(self, worker: Worker | None) -> None:
         flow = self._flow
-        plain = self.timeout is None and self.on is None and not self.parent._scope._wraps
+        plain = self.timeout is None and self.on is None and self.recorder is None and not self.parent._scope._wraps
         if flow is not None and plain and flow.timeout is None and flow.retry is None and not flow.tags:
             self._work_plainly(worker, flow)
             return
@@ -381,6 +394,7 @@ class Stream(FanOut):
         try:
             while True:
                 self._above_signal.throw_if_aborted()
+                self._check_open()
                 self._read()
                 if not self._alive:
                     return
@@ -392,14 +406,20 @@ class Stream(FanOut):
                     raise error
                 yield value
         finally:
-            self._stop("the stream was closed")
-            self._join()
-            self._end()
+            self.close("the stream was closed")
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Start nothing more, tell the running items and wait for them."""
-        self._stop("the stream's execution has ended")
+        # Once: the generator may end much later, in the hands of the garbage collector, where no lock may be taken.
+        if (self.parent._streams or {}).pop(self, self) is self:
+            return
+        self._stop(reason)
         self._join()
+        self._end()
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise ContextError(f"stream {self.segment!r} has ended with execution {self.parent.name!r}")
 
     def _read(self) -> None:
         """Fill the window, and ask for helpers to work on it."""
@@ -421,6 +441,7 @@ class Stream(FanOut):
         while True:
             if self._interrupt is not None:
                 raise self._interrupt
+            self._check_open()
             with self._slots.lock:
                 index = self._taken if self._ordered else next(iter(self._ready), -1)
                 if index in self._ready:

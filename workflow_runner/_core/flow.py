@@ -37,6 +37,9 @@ class Flow(Generic[In, Out]):
         handler: the function.
     """
 
+    # Whether what it does is recorded piece by piece, so that its own result need not be.
+    records_itself = False
+
     def __init__(
         self,
         handler: Callable[[Any, Any], Out],
@@ -49,6 +52,8 @@ class Flow(Generic[In, Out]):
         input_type: Any = inspect.Parameter.empty,
     ) -> None:
         self.handler = handler
+        # where it can be found again by those who only know its import path
+        self.module: str | None = getattr(handler, "__module__", None)
         self.name = name
         self.version = version
         self.timeout = timeout
@@ -96,6 +101,8 @@ class Flow(Generic[In, Out]):
             return value
         if value is None and self._default is not inspect.Parameter.empty:
             return self._default
+        if self._hint is typing.Any:
+            return value
         from workflow_runner._core import codec
 
         return codec.structure(value, self._hint, what=f"flow {self.name!r}")
@@ -111,7 +118,9 @@ class Flow(Generic[In, Out]):
             self._default = parameter.default
             hint = self._evaluate(parameter)
         self._hint = typing.Any if hint in _ANYTHING else hint
-        self._accepts = _what_passes(self._hint)
+        # a default stands in for None where the annotation does not say that None is meant
+        optional = self._default is not inspect.Parameter.empty and self._default is not None
+        self._accepts = () if optional and self._hint is typing.Any else _what_passes(self._hint)
         return self._accepts
 
     def _evaluate(self, parameter: inspect.Parameter) -> Any:

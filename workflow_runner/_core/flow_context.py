@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from workflow_runner._core.clock import seconds
 from workflow_runner._core.context import CURRENT, ExecutionContext
-from workflow_runner._core.execution import ChildTask
+from workflow_runner._core.execution import ChildTask, cancelled_by
 from workflow_runner._core.extension import Operation, wrapped
 from workflow_runner._core.fanout import FanOut, Outcome, Parallel, Settled, Stream
 from workflow_runner._core.flow import Call, Flow, check_name
 from workflow_runner._core.log import FLOW
 from workflow_runner._core.retry import Retry, retrying
-from workflow_runner._core.status import COMPLETED, PENDING
+from workflow_runner._core.status import CANCELLED, COMPLETED, PENDING
 from workflow_runner._core.tags import table
 from workflow_runner.errors import Aborted, ContextError, DefinitionError, ExecutionCancelled
 
 if TYPE_CHECKING:
+    from workflow_runner._core.journal import Recorder
     from workflow_runner._core.scope import Scope
 
 In = TypeVar("In")
@@ -33,7 +34,7 @@ class FlowContext(ExecutionContext):
 
     _attempt = 1
     _trace_id: str | None = None
-    _streams: tuple[Stream, ...] = ()
+    _streams: dict[Stream, None] | None = None
 
     def __init__(
         self, scope: Scope, parent: FlowContext | None, name: str, fanout: FanOut | None = None, index: int = -1
@@ -148,6 +149,10 @@ class FlowContext(ExecutionContext):
             self._check_live()
         name = check_name(name, "an execution") if name is not None else flow.name
         segment = self._next_segment(key, name)
+        if self._scope._records and key is None and not flow.records_itself and self._recorder is not None:
+            limit = None if timeout is None else seconds(timeout)
+            run = partial(self._run_child, flow, input, name=name, segment=segment, timeout=limit, retry=retry, on=on)
+            return self._recorder.answer(f"{self._path}/{segment}".lstrip("/"), flow.name, flow.prepare(input), run)
         if key is None and timeout is None and on is None and retry is None:
             if flow.timeout is None and flow.retry is None and not flow.tags and not self._scope._wraps:
                 child = type(self)(self._scope, self, name)
@@ -155,10 +160,18 @@ class FlowContext(ExecutionContext):
                 return child._run_here(child._perform, flow, flow.prepare(input))
             return self._run_child(flow, input, name=name, segment=segment)
         limit = None if timeout is None else seconds(timeout)
+        if key is not None:
+            input = flow.prepare(input)  # two spellings of one input are one
         run = partial(
             self._run_child, flow, input, name=name, segment=segment, timeout=limit, retry=retry, on=on, key=key
         )
         return run() if key is None else self._journaled(key, flow, input, run, limit)
+
+    @property
+    def _recorder(self) -> Recorder | None:
+        """The journal that records everything, if the run has a store."""
+        journal = self.root.__dict__.get("_journal") if self._scope._records else None
+        return journal if journal is not None and journal.records else None
 
     def _journaled(
         self, key: str, flow: Flow[Any, Any], input: Any, run: Callable[[], Any], timeout: float | None
@@ -248,9 +261,10 @@ class FlowContext(ExecutionContext):
         try:
             self._scope._slots.lend(task)
             task._wait(None)
-        except BaseException as error:  # an interrupt of the main thread
+        except BaseException as error:  # an interrupt of the main thread, or no thread to be had
             child._scope._abort(child, error)
-            task._wait(None)
+            if not task._settle(CANCELLED, None, cancelled_by(error, child._name), only_from=PENDING):
+                task._wait(None)
             raise
         finally:
             if above is not None and above._subtasks is not None:
@@ -407,13 +421,15 @@ class FlowContext(ExecutionContext):
         elif not isinstance(buffer, int) or buffer < 1:
             raise ValueError(f"buffer must be a whole number from 1, got {buffer!r}")
         stream = Stream(self, segment, calls, min(concurrency, buffer), limit, on, ordered=ordered, buffer=buffer)
-        self._streams += (stream,)
+        if self._streams is None:
+            self.__dict__.setdefault("_streams", {})
+        assert self._streams is not None
+        self._streams[stream] = None
         return stream.results()
 
     def _close_streams(self) -> None:
-        streams, self._streams = self._streams, ()
-        for stream in streams:
-            stream.close()
+        for stream in list(self._streams or ()):
+            stream.close("the stream's execution has ended")
 
     # -- the rest
 
@@ -445,8 +461,10 @@ class FlowContext(ExecutionContext):
         Raises:
             ContextError: this is the context of a flow, which ends with its handler.
         """
-        if not self._status.terminal and (self._task is None or self._task.ctx is self):
+        if not self._status.terminal and not self._block:
             raise ContextError(f"execution {self._name!r} of a flow ends when its handler does")
+        if self._streams:
+            self._close_streams()
         super().end(error)
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class Journal(Protocol):
-    """One run's journal. Called from any thread."""
+    """One run's journal. Called from any thread. ``records``: whether it is a `Recorder`."""
+
+    records: bool
 
     def once(
         self, path: str, identity: Any, body: Callable[[], Any], signal: Callable[[], Signal], timeout: float | None
@@ -43,6 +45,22 @@ class Journal(Protocol):
         ...
 
 
+class Recorder(Journal, Protocol):
+    """The journal of a run that has a store: it records every call, not only those with a key."""
+
+    def answer(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
+        """The recorded value of ``path``, or that of ``body()``, which is recorded before it is returned."""
+        ...
+
+    def item(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
+        """The same for an item of a fan-out, which is recorded with others, by `flush` at the latest."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until every item is recorded."""
+        ...
+
+
 class _Entry:
     """One path's call. ``waiters``: set when it has ended; None from then on."""
 
@@ -57,6 +75,8 @@ class _Entry:
 
 class MemoryJournal:
     """A journal that lives as long as its run."""
+
+    records = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

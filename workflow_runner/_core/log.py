@@ -6,6 +6,7 @@ structlog is imported with the first event that somebody wants to see, never by 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
@@ -42,7 +43,11 @@ def error(event: str, exception: BaseException | None = None, **fields: Any) -> 
 
 def _log(level: int, event: str, fields: dict[str, Any]) -> None:
     if LOGGER.isEnabledFor(level):
-        _structured().log(level, event, **fields)
+        try:
+            _structured().log(level, event, **fields)
+        except Exception:  # somebody's handler: as in logging itself, it must not stop those who only report
+            if logging.raiseExceptions:
+                traceback.print_exc()
 
 
 def _structured() -> Any:
@@ -67,7 +72,7 @@ def _to_stdlib(logger: Any, method: str, event: MutableMapping[str, Any]) -> tup
     if "stack" in event:
         text = f"{text}\n{event['stack']}"
     extra = {(f"{key}_" if key in _RESERVED else key): value for key, value in event.items()}
-    return (text.replace("%", "%%"),), {"extra": {"event": name, **extra}, "exc_info": exc_info}
+    return (text,), {"extra": {"event": name, **extra}, "exc_info": exc_info}
 
 
 def _short(value: object) -> str:

@@ -7,13 +7,14 @@ ours crosses the border. The work itself is found by its import path on the othe
 from __future__ import annotations
 
 import functools
+import pickle
 import threading
 from concurrent.futures import BrokenExecutor, Executor
 from typing import TYPE_CHECKING, Any
 
 from workflow_runner._core import codec
 from workflow_runner._core.flow import Call, Flow, FunctionFlow, call
-from workflow_runner.errors import Aborted, DefinitionError
+from workflow_runner.errors import Aborted, DefinitionError, WorkflowRunnerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +82,8 @@ def run(ctx: FlowContext, flow: Flow[Any, Any], input: Any, on: str) -> Any:
         work = {"function": import_path(input.function), "args": input.args, "kwargs": input.kwargs}
     else:
         work = {"flow": import_path(flow.handler), "input": flow.prepare(input)}
-    text = codec.dumps([{**work, "run_id": ctx.id, "timeout": left}], where=where)
+    place = {"run_id": ctx.run_id, "path": ctx._path, "attempt": ctx.attempt, "timeout": left}
+    text = codec.dumps([{**work, **place}], where=where)
     executor = scope._executors.get(on)
     signal = ctx.signal
     ended = threading.Event()
@@ -101,15 +103,39 @@ def run(ctx: FlowContext, flow: Flow[Any, Any], input: Any, on: str) -> Any:
 
 
 def run_batch(text: str) -> str:
-    """The other side: run each piece of work in ``text`` and give the values back. Called by an executor."""
+    """The other side: run each piece of work in ``text`` and give the values back. Called by an executor.
+
+    Raises:
+        BaseException: what the work has raised; of what no pickle can bring home (it would break the pool), the text.
+    """
     values: list[Any] = []
     for work in codec.loads(text):
         if "function" in work:
             piece = call(find(work["function"]), *work["args"], **work["kwargs"])
         else:
             piece = Call(find(work["flow"]), work["input"])
-        values.append(_scope().run(piece, timeout=work["timeout"], run_id=work["run_id"]))
+        host: Flow[Any, Any] = Flow(functools.partial(_perform, piece, work), name=piece.flow.name)
+        try:
+            values.append(_scope().run(host, timeout=work["timeout"], run_id=work["run_id"]))
+        except BaseException as error:
+            if _travels(error):
+                raise
+            raise WorkflowRunnerError(f"{type(error).__qualname__}: {error}") from error
     return codec.dumps(values, where="the result")
+
+
+def _perform(piece: Call, work: dict[str, Any], root: FlowContext, _input: None) -> Any:
+    """Run ``piece`` in the place that it has in its run; its timeout and its retry are the caller's part."""
+    ctx = type(root)(root._scope, root, piece.flow.name)
+    ctx._segment, ctx._attempt = work["path"], work["attempt"]
+    return ctx._run_here(ctx._perform, piece.flow, piece.flow.prepare(piece.input))
+
+
+def _travels(error: BaseException) -> bool:
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
 
 
 @functools.cache

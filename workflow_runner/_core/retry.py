@@ -32,6 +32,11 @@ def _types(on: type[BaseException] | Iterable[type[BaseException]]) -> tuple[typ
     return (on,) if isinstance(on, type) else tuple(on)
 
 
+def _exceptions(_instance: Any, _attribute: Any, value: tuple[Any, ...]) -> None:
+    if not all(isinstance(item, type) and issubclass(item, BaseException) for item in value):
+        raise DefinitionError(f"Retry.on takes exception types, got {value!r}")
+
+
 @attrs.frozen
 class Retry:
     """How often and when a failed attempt is made again. Needs tenacity (``pip install 'workflow-runner[retry]'``).
@@ -59,7 +64,7 @@ class Retry:
     factor: float = attrs.field(default=2.0, validator=_positive("factor", zero=False))
     max_delay: float = attrs.field(default=60.0, validator=_positive("max_delay", zero=True))
     jitter: bool = True
-    on: tuple[type[BaseException], ...] = attrs.field(default=(Exception,), converter=_types)
+    on: tuple[type[BaseException], ...] = attrs.field(default=(Exception,), converter=_types, validator=_exceptions)
     categories: tuple[str, ...] = attrs.field(default=("TRANSIENT", "TIMEOUT", "DEPENDENCY"), converter=tuple)
 
     @attempts.validator

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from contextvars import Context
 from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,7 +18,7 @@ import attrs
 
 from workflow_runner._core import log
 from workflow_runner._core.clock import SYSTEM_CLOCK, Clock, seconds
-from workflow_runner._core.context import CURRENT, ExecutionContext, TrackedExecution
+from workflow_runner._core.context import CURRENT, ExecutionContext, TrackedExecution, on_slot_of
 from workflow_runner._core.execution import FlowExecution
 from workflow_runner._core.extension import Extension, overriding
 from workflow_runner._core.flow import Call, Flow, check_name
@@ -25,7 +26,7 @@ from workflow_runner._core.flow_context import FlowContext, _no_flow
 from workflow_runner._core.journal import Journal, MemoryJournal
 from workflow_runner._core.signal import TimedOut, run_callbacks
 from workflow_runner._core.slots import Slots
-from workflow_runner._core.status import PENDING
+from workflow_runner._core.status import CANCELLED, PENDING
 from workflow_runner._core.tags import Tagged, table
 from workflow_runner._core.watchdog import Watchdog
 from workflow_runner.errors import ContextError, ScopeClosed, StoreError
@@ -62,6 +63,16 @@ class ScopeStats:
     deadlines: int
 
 
+class Closing:
+    """The reason of a signal that a closing scope has set."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"scope {self.name!r} was closed"
+
+
 class Scope:
     """Owns everything live: slots and threads, one watchdog, tags, extensions. Nothing starts before it is needed.
 
@@ -75,7 +86,6 @@ class Scope:
         max_abandoned: with so many abandoned threads new work is refused; default ``max(64, 4 * max_workers)``.
         tags: tagged values that every execution sees.
         extensions: the first is the outermost.
-        store: None. Runs live in memory.
         timeout: seconds of running time for root executions that are given none.
         executors: name -> ``Executor``, or a function that makes one, for ``on=``.
         clock: what to measure time with.
@@ -83,6 +93,9 @@ class Scope:
     Raises:
         ValueError: a number makes no sense.
     """
+
+    # Whether runs are recorded in a store; a scope that has one says so.
+    _records = False
 
     def __init__(
         self,
@@ -93,13 +106,10 @@ class Scope:
         max_abandoned: int | None = None,
         tags: Iterable[Tagged[Any]] = (),
         extensions: Iterable[Extension] = (),
-        store: None = None,
         timeout: float | dt.timedelta | None = None,
         executors: Mapping[str, Executor | Callable[[], Executor]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if store is not None:
-            raise StoreError(f"a scope keeps its runs in memory; it cannot use a store ({store!r})")
         self.name = name
         self.max_workers = _count(max_workers, "max_workers", 1, min(32, (os.cpu_count() or 1) + 4))
         pending = None if max_pending is None else _count(max_pending, "max_pending", 0, 0)
@@ -109,12 +119,15 @@ class Scope:
         self._clock = clock
         self._time = clock.time
         self._slots = Slots(name, self.max_workers, pending, abandoned)
-        self._watchdog = Watchdog(clock, name)
+        self._watchdog = Watchdog(clock, name, self._slots.spare)
         self._named_executors = dict(executors or {})
-        self._live: set[FlowExecution[Any]] = set()
+        # oldest first
+        self._live: dict[FlowExecution[Any], None] = {}
         self._tracked: set[TrackedExecution] = set()
         self._closing = False
-        self._closed = threading.Event()
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._closer = 0
         self._make_journal: Callable[[], Journal] = MemoryJournal
         self.extensions = tuple(extensions)
         self._wraps = overriding(self.extensions, "wrap")
@@ -190,9 +203,7 @@ class Scope:
         execution: FlowExecution[Out] = self._new(
             flow, input, timeout, tags, name, metadata, run_id, idempotency_key, durable
         )
-        above = CURRENT.get()
-        inside = above is not None and above._scope is self
-        if execution._timeout is not None or not self._run_here(execution, on_own_slot=inside):
+        if execution._timeout is not None or not self._run_here(execution):
             self._submit(execution)
         return execution.result()
 
@@ -223,6 +234,9 @@ class Scope:
         if own := table(tags):
             ctx._tags = own
         self._tracked.add(ctx)
+        if self._closing:
+            self._tracked.discard(ctx)
+            self._check_open()
         if limit is not None:
             expire = partial(ctx._expire, TimedOut(name, limit))
             ctx._deadline = self._watchdog.at(self._clock.monotonic() + limit, expire)
@@ -263,21 +277,33 @@ class Scope:
             ctx._tags = table((*flow.tags, *tags))
         return FlowExecution(ctx, flow, input, limit)
 
+    # Live first, then the look at `_closing`: `close` says it is closing first and then waits for what is live, so that
+    # the one sees the other.
+
     def _submit(self, execution: FlowExecution[Any]) -> None:
-        self._live.add(execution)
+        self._live[execution] = None
         try:
+            if self._closing:
+                self._check_open()
             self._slots.submit(execution)
         except BaseException:
-            self._live.discard(execution)
+            self._refuse(execution)
             raise
 
-    def _run_here(self, execution: FlowExecution[Any], *, on_own_slot: bool) -> bool:
-        self._live.add(execution)
+    def _run_here(self, execution: FlowExecution[Any]) -> bool:
+        self._live[execution] = None
         try:
-            return self._slots.run_here(execution, on_own_slot=on_own_slot)
+            if self._closing:
+                self._check_open()
+            return self._slots.run_here(execution, on_own_slot=on_slot_of(self))
         except BaseException:
-            self._live.discard(execution)
+            self._refuse(execution)
             raise
+
+    def _refuse(self, execution: FlowExecution[Any]) -> None:
+        """Nobody gets to see ``execution``; only `close` may have, and waits for it."""
+        execution._followed = False
+        execution._settle(CANCELLED, None, ScopeClosed("refused"), only_from=PENDING)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -288,7 +314,7 @@ class Scope:
     @property
     def executions(self) -> tuple[FlowExecution[Any], ...]:
         """The live executions: those that wait and those that run, oldest first."""
-        return tuple(sorted(self._live.copy(), key=lambda execution: execution.id))
+        return tuple(self._live)
 
     def stats(self) -> ScopeStats:
         """The scope's counts; cheap enough for a health check."""
@@ -296,10 +322,10 @@ class Scope:
         with slots.lock:
             pending, abandoned, free = len(slots.pending), len(slots.abandoned), slots.free
         return ScopeStats(
-            active=sum(execution.running() for execution in self._live.copy()),
+            active=sum(execution.running() for execution in tuple(self._live)),
             pending=pending,
             abandoned=abandoned,
-            free=free,
+            free=max(0, free),
             max_workers=self.max_workers,
             deadlines=len(self._watchdog),
         )
@@ -307,7 +333,9 @@ class Scope:
     # -- ending
 
     def close(self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None) -> None:
-        """Take no more work, wait for what runs, and end the threads. Closing again waits for the first to be done.
+        """Take no more work, wait for what runs, and end the threads.
+
+        Closing again is harmless: it waits for the first to be done, and cancels if it says so.
 
         Args:
             cancel: tell everything to stop at once.
@@ -321,23 +349,37 @@ class Scope:
         above = CURRENT.get()
         if above is not None and above._scope is self and not above.root.status.terminal:
             raise ContextError(f"execution {above.name!r} cannot close the scope that it runs in")
-        if self._closing:
-            self._closed.wait(grace)
-            return
         self._closing = True
-        end = None if grace is None else self._clock.monotonic() + grace
         if cancel:
             self._cancel_all()
+        if self._closer == threading.get_ident():  # a signal's handler, in the middle of the wait below
+            return
+        if not self._close_lock.acquire(timeout=-1.0 if grace is None else min(grace, threading.TIMEOUT_MAX)):
+            return
+        try:
+            self._closer = threading.get_ident()
+            if not self._closed:
+                self._close(grace)
+                self._closed = True
+        except BaseException:  # an interrupt while it waits; the interpreter's end will close again, and wait less
+            self._cancel_all()
+            raise
+        finally:
+            self._closer = 0
+            self._close_lock.release()
+
+    def _close(self, grace: float | None) -> None:
+        end = None if grace is None else self._clock.monotonic() + grace
         for execution in self.executions:
             execution._wait(None if end is None else max(0.0, end - self._clock.monotonic()))
-        reason = f"scope {self.name!r} was closed"
+        reason = Closing(self.name)
         for execution in self.executions:
             later = execution._expire(reason)
             if later is not None:
                 later()
         for tracked in self._tracked.copy():
             run_callbacks(tracked.signal._abort(reason))
-            tracked.end(ContextError(reason))
+            tracked.end(ContextError(str(reason)))
         self._slots.shutdown(1.0 if end is None else max(0.1, end - self._clock.monotonic()))
         self._watchdog.close()
         if "_executors" in self.__dict__:
@@ -348,11 +390,10 @@ class Scope:
             except Exception as error:
                 log.error("extension.failed", error, extension=extension.name or type(extension).__name__)
         _scopes.discard(self)
-        self._closed.set()
 
     def _cancel_all(self) -> None:
         for execution in self.executions:
-            execution.cancel(f"scope {self.name!r} is closing")
+            execution.cancel(Closing(self.name))
 
     def __enter__(self) -> Self:
         return self
@@ -367,15 +408,9 @@ class Scope:
 
     @cached_property
     def _executors(self) -> Executors:
-        
-        return Executors(self._named_executors)
+        from workflow_runner._core import offload
 
-    def _elsewhere(self, work: Callable[[], object]) -> None:
-        """Run ``work``, which may block, on a spare thread; here, if the scope has none any more."""
-        try:
-            self._slots.spare(work)
-        except RuntimeError:
-            work()
+        return offload.Executors(self._named_executors)
 
     def _forget(self, ctx: ExecutionContext) -> None:
         if isinstance(ctx, TrackedExecution):
@@ -393,9 +428,12 @@ class Scope:
     def _after_fork(self) -> None:
         """In the child: none of the parent's threads and executions are here; start afresh."""
         self._slots.reset()
-        self._watchdog = Watchdog(self._clock, self.name)
-        self._live = set()
+        self._watchdog = Watchdog(self._clock, self.name, self._slots.spare)
+        self._live = {}
         self._tracked = set()
+        self._close_lock = threading.Lock()
+        # kept: if a process pool of the parent were collected here, it would wake its threads there
+        self._lost = self.__dict__.pop("_executors", None)
 
 
 def check_run_id(run_id: str) -> str:
@@ -436,4 +474,5 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     """Like a stdlib pool, wait for what is still to be done; unlike it, not for abandoned threads."""
     for scope in list(_scopes):
-        scope.close()
+        # in no flow's context variables, which a process that was forked inside one still has
+        Context().run(scope.close)

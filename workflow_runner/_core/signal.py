@@ -170,9 +170,18 @@ class Signal:
 
 
 def run_callbacks(callbacks: Iterable[Callable[[], object]]) -> None:
-    """Call each one; what it raises is logged."""
+    """Call each one; what it raises is logged, ``Aborted`` and ``SystemExit`` too: the thread is not theirs to end.
+
+    Raises:
+        KeyboardInterrupt: when all were called; it is meant for the process, not for the callback.
+    """
+    interrupt: KeyboardInterrupt | None = None
     for callback in callbacks:
         try:
             callback()
-        except Exception as error:
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except BaseException as error:
             log.error("callback.failed", error, callback=getattr(callback, "__qualname__", repr(callback)))
+    if interrupt is not None:
+        raise interrupt

@@ -7,6 +7,9 @@ stays empty: it is asked for a thread only when there is a slot to use it with.
 Work that was abandoned keeps its thread and loses its slot; a parent that only waits for a timed child lends the child
 its slot (a *lent* worker); so there may be more threads than slots, and never more progress.
 
+``free`` falls below zero when a caller has lent its slot, gave up waiting and goes on: then the next worker that ends
+something gives its slot back instead of taking more.
+
 ``Slots.lock`` guards ``free``, appending to the queue, the wishes, the table of abandoned workers, ``Worker.doing``
 and, of every fan-out, ``wanted``, ``joined`` and ``gate``. Schedules it decides:
 
@@ -142,7 +145,7 @@ class Slots:
         with self.lock:
             if self.abandoned:
                 self._check_abandoned()
-            if not self.free:
+            if self.free <= 0:
                 if len(self.pending) >= self.max_pending:
                     raise ScopeSaturated(
                         f"scope {self.name!r} is saturated: {self.size} executions run and {len(self.pending)} wait"
@@ -160,14 +163,16 @@ class Slots:
             if self.abandoned:
                 self._check_abandoned()
             if not on_own_slot:
-                if not self.free:
+                if self.free <= 0:
                     return False
                 self.free -= 1
         worker = Worker(task, on_own_slot)
         worker.thread_id = threading.get_ident()
-        task.run(worker)
-        if self._next(worker):  # the caller wants its thread back, so another one goes on with the slot
-            self._go_on(worker)
+        try:
+            task.run(worker)
+        finally:
+            if self._next(worker):  # the caller wants its thread back, so another one goes on with the slot
+                self._go_on(worker)
         return True
 
     def withdraw(self, task: Work) -> bool:
@@ -178,13 +183,35 @@ class Slots:
             return False
         return True
 
-    def lend(self, task: Work) -> None:
+    def may_lend(self, timeout: float | None) -> bool:
+        """Whether a caller that waits for so long may lend its slot; one that only looks may not.
+
+        Who gives up waiting goes on beside the one that has the slot, so while one is owed it is lent for good only.
+        """
+        return timeout is None or (timeout > 0 and self.free >= 0)
+
+    def lend(self, task: Work) -> Worker:
         """Run ``task`` on a spare thread with the slot of the caller, who has nothing to do but wait for it."""
-        self._start(Worker(task, True))
+        worker = Worker(task, True)
+        self._start(worker)
+        return worker
+
+    def take_back(self, worker: Worker, task: Work) -> None:
+        """The caller that has lent its slot to ``task`` goes on: there is one slot too many until a worker ends."""
+        with self.lock:
+            if worker.doing is task and not worker.abandoned:
+                worker.lent = False
+                self.free -= 1
 
     def spare(self, fn: Callable[[], object]) -> None:
-        """Run ``fn`` on a spare thread without any slot: callbacks that must not block whoever has to call them."""
-        self._threads.submit(fn)
+        """Run ``fn`` on a spare thread without any slot: callbacks that must not block whoever has to call them.
+
+        Here, if there is no thread to be had.
+        """
+        try:
+            self._threads.submit(fn)
+        except RuntimeError:
+            fn()
 
     def _check_abandoned(self) -> None:
         if len(self.abandoned) >= self.max_abandoned:
@@ -199,7 +226,7 @@ class Slots:
         """Let up to ``helpers`` workers join ``fanout``, now or when slots become free."""
         joining = []
         with self.lock:
-            while helpers and self.free:
+            while helpers and self.free > 0:
                 self.free -= 1
                 helpers -= 1
                 worker = Worker(fanout)
@@ -208,7 +235,7 @@ class Slots:
             if helpers:
                 self.wait_for_helpers(fanout, helpers)
         for worker in joining:
-            self._start(worker)
+            self._go_on(worker)
 
     def wait_for_helpers(self, fanout: FanOut, helpers: int) -> None:
         """Note the wish of ``fanout``. Under the lock."""
@@ -280,15 +307,20 @@ class Slots:
                 self.pending.appendleft(work)  # for the next worker that ends something
 
     def _work(self, worker: Worker) -> None:
-        if worker.abandoned:
+        if worker.abandoned:  # before it came to anything
+            self._next(worker)
             return
         worker.thread_id = threading.get_ident()
         next_pending, wishes = self.pending.popleft, self.wishes
         working = True
         while working:
             assert worker.doing is not None
-            undisturbed = worker.doing.run(worker)
-            if undisturbed and not wishes and not worker.lent:
+            try:
+                undisturbed = worker.doing.run(worker)
+            except BaseException as error:  # no handler's, those are caught there: an interrupt in a callback
+                log.error("thread.interrupted", error, scope=self.name)
+                undisturbed = False
+            if undisturbed and not wishes and not worker.lent and self.free >= 0:
                 # without the lock: a crowd of workers that end short work would queue for it
                 try:
                     worker.doing = next_pending()
@@ -314,6 +346,9 @@ class Slots:
 
     def _take(self, worker: Worker) -> bool:
         """Give ``worker`` the work that has waited longest, or its slot back. Under the lock."""
+        if self.free < 0:  # a slot is owed
+            self.free += 1
+            return False
         wish = next(iter(self.wishes), None)
         try:
             if wish is None or self.pending[0].ticket < wish.ticket:

@@ -5,8 +5,8 @@ alive) and the heap is swept when half of it is empty: a finished execution leav
 amortised O(1).
 
 ``_lock`` guards the heap, the two counts and the choice to start or end the thread. Actions run on the watchdog's
-thread without it and must not block: what may block (callbacks of the user, formatting stacks) is returned by the
-action as a function, and runs after every action that is due.
+thread without it and must not block: what may block (callbacks of the user, formatting and logging stacks) is returned
+by the action as a function, and runs elsewhere after every action that is due.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from workflow_runner._core import log
 from workflow_runner._core.clock import LONGEST_WAIT, Clock
+from workflow_runner._core.signal import run_callbacks
 
 # An action may return work for later; see above.
 Action = Callable[[], Callable[[], object] | None]
@@ -31,9 +33,10 @@ IDLE = 10.0
 class Watchdog:
     """Runs actions at their time. ``at`` and ``cancel`` may be called from any thread."""
 
-    def __init__(self, clock: Clock, name: str) -> None:
+    def __init__(self, clock: Clock, name: str, elsewhere: Callable[[Callable[[], object]], object]) -> None:
         self._clock = clock
         self._name = name
+        self._elsewhere = elsewhere
         self._lock = threading.Lock()
         self._heap: list[Deadline] = []
         self._live = 0
@@ -50,12 +53,13 @@ class Watchdog:
         """Run ``action`` at ``when`` (the clock's monotonic seconds); returns what ``cancel`` takes."""
         deadline: Deadline = [when, next(self._sequence), action]
         with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=f"{self._name}-watchdog", daemon=True)
+                thread.start()  # before anything is changed: there may be no thread to be had
+                self._thread = thread
             heapq.heappush(self._heap, deadline)
             self._live += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{self._name}-watchdog", daemon=True)
-                self._thread.start()
-            elif self._heap[0] is deadline:
+            if self._heap[0] is deadline:
                 self._wake.set()
         return deadline
 
@@ -113,9 +117,6 @@ class Watchdog:
                 later.append(action())
             except Exception as error:  # one deadline must never take the others down
                 log.error("watchdog.failed", error)
-        for work in later:
-            if work is not None:
-                try:
-                    work()
-                except Exception as error:
-                    log.error("watchdog.failed", error)
+        work = [work for work in later if work is not None]
+        if work:
+            self._elsewhere(partial(run_callbacks, work))

@@ -207,7 +207,7 @@ class PartitionKey:
         """
         coordinates: dict[str, Any] = {}
         # A comma separates only where a name follows, so that a value may contain one.
-        for pair in (pair for text in texts for pair in re.split(r",(?=\s*\w+=)", text)):
+        for pair in (pair for text in texts for pair in re.split(r",(?=\s*\w+\s*=)", text)):
             name, equals, value = (part.strip() for part in pair.partition("="))
             if not equals:
                 raise InputError(f"partition: expected name=value, got {pair!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,9 @@ class Step:
         timeout: seconds for each attempt; default: the flow's own.
         on_error: "stop" ends the workflow, "continue" goes on and makes the result partial.
         needs: names of the steps it waits for; None: the step before it, ``()``: none.
+        checkpoint: False for a cheap, pure step that is not recorded: a resumed run makes it again.
+        on_crash: "repeat", or "fail" for a step that must not run twice: it is noted before it begins, and a resumed
+            run that finds it begun and not recorded fails there instead of repeating it.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Step:
     timeout: float | dt.timedelta | None = attrs.field(default=None, kw_only=True)
     on_error: str = attrs.field(default="stop", kw_only=True)
     needs: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_needs)
+    checkpoint: bool = attrs.field(default=True, kw_only=True)
+    on_crash: str = attrs.field(default="repeat", kw_only=True)
 
     @staticmethod
     def choice(
@@ -134,6 +140,8 @@ class Step:
             yield str(error)
         if self.on_error not in ("stop", "continue"):
             yield f"on_error is 'stop' or 'continue', not {self.on_error!r}"
+        if self.on_crash not in ("repeat", "fail"):
+            yield f"on_crash is 'repeat' or 'fail', not {self.on_crash!r}"
         if self.retry is not None and not isinstance(self.retry, Retry):
             yield f"retry must be a Retry, not {self.retry!r}"
         yield from _bad_seconds(self.timeout, "timeout")
@@ -253,6 +261,8 @@ class Workflow(Flow[Any, WorkflowResult]):
             branch, bodies that are no functions ...
     """
 
+    records_itself = True
+
     def __init__(
         self,
         name: str,
@@ -282,6 +292,7 @@ class Workflow(Flow[Any, WorkflowResult]):
             tags=tuple(tags),
             input_type=WorkflowContext,
         )
+        self.module = sys._getframe(1).f_globals.get("__name__")
         self._graph = Graph(self.steps, name)
 
     @property

@@ -105,6 +105,8 @@ class Node:
         name: its name.
         names: with those of the steps in its branches.
         stops: whether its failure ends the workflow.
+        checkpoint: whether its outcome is recorded.
+        once: whether it must not run twice.
         named: the needs that were named: their failure skips it.
         flow: runs it; None for a choice, which needs the run.
         plain: whether nothing is to be done around the flow: no deadline, retry, tags, branches.
@@ -116,6 +118,8 @@ class Node:
         self.step = step
         self.name = step.name
         self.stops = step.on_error == "stop"
+        self.checkpoint = step.checkpoint
+        self.once = step.on_crash == "fail"
         self.named = frozenset(step.needs or ())
         self.branches = {branch: Graph(steps, workflow) for branch, steps in step.branches()}
         self.names = (step.name, *(name for graph in self.branches.values() for name in graph.names))

@@ -12,6 +12,7 @@ import attrs
 from workflow_runner._core import codec
 from workflow_runner._core.context import moment
 from workflow_runner._workflow.context import ErrorCategory, QualityMetrics, WorkflowContext
+from workflow_runner.errors import RecordedFailure
 
 
 class StepStatus(StrEnum):
@@ -68,6 +69,25 @@ class StepRecord:
         """When the first attempt began; aware, in UTC."""
         return moment(self._started)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StepRecord:
+        """What `to_dict` has written; the error comes back as a ``RecordedFailure``."""
+        started = data["started_at"]
+        return cls(
+            name=data["name"],
+            status=StepStatus(data["status"]),
+            attempts=data["attempts"],
+            started=None if started is None else dt.datetime.fromisoformat(started).timestamp(),
+            duration=data["duration"],
+            output=codec.decode(data["output"]),
+            error=recorded(data["error"]),
+            category=None if data["category"] is None else ErrorCategory(data["category"]),
+            reason=data["reason"],
+            quality=None if data["quality"] is None else QualityMetrics.from_dict(data["quality"]),
+            events=tuple(codec.decode(data["events"])),
+            steps=StepRecords.from_list(data["steps"]),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data; outputs as typed JSON.
 
@@ -115,6 +135,11 @@ class StepRecords(tuple[StepRecord, ...]):
     def names(self, status: StepStatus) -> tuple[str, ...]:
         """The names of the steps that ended so."""
         return tuple(record.name for record in self if record.status is status)
+
+    @classmethod
+    def from_list(cls, data: Iterable[Mapping[str, Any]]) -> StepRecords:
+        """What `to_list` has written."""
+        return cls(StepRecord.from_dict(record) for record in data)
 
     def to_list(self) -> list[dict[str, Any]]:
         """As JSON-ready data."""
@@ -171,6 +196,19 @@ class WorkflowResult:
         """The names of the steps that were skipped."""
         return self.steps.names(StepStatus.SKIPPED)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WorkflowResult:
+        """What `to_dict` has written; errors come back as ``RecordedFailure``."""
+        return cls(
+            status=WorkflowStatus(data["status"]),
+            context=WorkflowContext.from_dict(data["context"]),
+            steps=StepRecords.from_list(data["steps"]),
+            started_at=dt.datetime.fromisoformat(data["started_at"]),
+            duration=data["duration"],
+            error=recorded(data["error"]),
+            error_step=data["error_step"],
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data.
 
@@ -203,6 +241,15 @@ def describe(error: BaseException | None) -> Mapping[str, Any] | None:
         "notes": list(getattr(error, "__notes__", ())),
         "cause": describe(error.__cause__),
     }
+
+
+def recorded(data: Mapping[str, Any] | None) -> RecordedFailure | None:
+    """The error that `describe` has written."""
+    if data is None:
+        return None
+    error = RecordedFailure(f"{data['type']}: {data['message']}")
+    error.__cause__ = recorded(data["cause"])
+    return error
 
 
 def in_order(names: Iterable[str], records: Mapping[str, StepRecord]) -> StepRecords:

@@ -11,29 +11,43 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from workflow_runner._core import codec
 from workflow_runner._core.context import moment
 from workflow_runner._core.fanout import FanOut
-from workflow_runner._workflow.context import ErrorCategory, StepResult, WorkflowContext
+from workflow_runner._workflow.context import ErrorCategory, QualityMetrics, StepResult, WorkflowContext
 from workflow_runner._workflow.dag import Addition, Dag, add
 from workflow_runner._workflow.graph import Graph, Inner, Node
+from workflow_runner._workflow.journal import StoreJournal
 from workflow_runner._workflow.result import (
     NO_RECORDS,
     StepRecord,
+    StepRecords,
     StepStatus,
     WorkflowResult,
     WorkflowStatus,
     in_order,
 )
-from workflow_runner.errors import Aborted, ExecutionCancelled, InputError, MergeConflict, StepFailed, WorkflowFailed
+from workflow_runner.errors import (
+    Aborted,
+    ExecutionCancelled,
+    InputError,
+    MergeConflict,
+    OwnershipLost,
+    StepFailed,
+    WorkflowFailed,
+)
 
 if TYPE_CHECKING:
     from workflow_runner._core.flow_context import FlowContext
+    from workflow_runner.store.base import StepRow
 
 
 class Run:
     """What is noted while one workflow runs. Steps that run side by side write under different keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, ctx: FlowContext) -> None:
+        recorder = ctx._recorder
+        self.journal = recorder if isinstance(recorder, StoreJournal) else None
         self.records: dict[str, StepRecord] = {}
         self.partial = False
         # as it was before the step that has stopped the workflow
@@ -60,7 +74,7 @@ def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext)
     began, started_at = clock.monotonic(), moment(ctx._scope._time())
     assert started_at is not None
     context = context._evolved({"run_id": ctx.run_id})
-    run = Run()
+    run = Run(ctx)
 
     def result(status: WorkflowStatus, context: WorkflowContext, error: Exception | None = None) -> WorkflowResult:
         return WorkflowResult(
@@ -145,10 +159,20 @@ def _run_node(
     signal = ctx._set_signal()
     if signal is not None:
         raise Aborted(signal.reason)
+    # A step that has steps inside is not recorded: they are.
+    journal, path = None, ""
+    if run.journal is not None and node.checkpoint:
+        path = f"{ctx._path}/{node.name}".lstrip("/")
+        journal = run.journal
+        row = journal.find(path, node.name, None)
+        if row is not None and node.flow is not None:
+            return _answered(run, node, row)
     monotonic = scope._clock.monotonic
     started, began = scope._time(), monotonic()
     attempts = 1
     try:
+        if journal is not None and node.once:
+            _begin_once(journal, path, node, started)
         if node.plain and not scope._wraps and node.flow is not None:
             child = type(ctx)(scope, ctx, node.name, fanout, index)
             child._segment = node.name
@@ -164,6 +188,8 @@ def _run_node(
             value = ctx._run_child(
                 flow, context, segment=node.name, fanout=fanout, index=index, kind="step", on_attempt=count
             )
+        if journal is not None and type(value) is StepResult:
+            journal.record(path, "step", node.name, step_text(node.name, value), started, attempt=attempts)
     except BaseException as error:
         _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
         return None
@@ -173,28 +199,77 @@ def _run_node(
         outputs, steps = value.outputs, value.steps
         run.partial |= value.partial
         value = value.result
+    run.records[node.name] = _record(node.name, value, attempts, started, monotonic() - began, steps)
     if value.skipped is not None:
-        run.records[node.name] = StepRecord(
-            name=node.name,
-            status=StepStatus.SKIPPED,
-            attempts=attempts,
-            started=started,
-            duration=monotonic() - began,
-            reason=value.skipped,
-        )
         return (), value.context_updates
-    run.records[node.name] = StepRecord(
-        name=node.name,
-        status=StepStatus.COMPLETED,
+    return ((node.name, value.output), *outputs), value.context_updates
+
+
+def _record(
+    name: str, result: StepResult, attempts: int, started: float, duration: float, steps: StepRecords = NO_RECORDS
+) -> StepRecord:
+    return StepRecord(
+        name=name,
+        status=StepStatus.COMPLETED if result.skipped is None else StepStatus.SKIPPED,
         attempts=attempts,
         started=started,
-        duration=monotonic() - began,
-        output=value.output,
-        quality=value.quality,
-        events=value.events,
+        duration=duration,
+        output=result.output,
+        reason=result.skipped,
+        quality=result.quality,
+        events=result.events,
         steps=steps,
     )
-    return ((node.name, value.output), *outputs), value.context_updates
+
+
+def _answered(run: Run, node: Node, row: StepRow) -> Addition:
+    """What a recorded step adds, without running it."""
+    assert run.journal is not None
+    result = step_result(row.output or "{}")
+    run.records[node.name] = _record(node.name, result, row.attempt, row.started_at, row.finished_at - row.started_at)
+    overridden = run.journal.overridden(row)
+    updates = {key: value for key, value in result.context_updates.items() if key not in overridden}
+    return (() if result.skipped is not None else ((node.name, result.output),)), updates
+
+
+def _begin_once(journal: StoreJournal, path: str, node: Node, started: float) -> None:
+    if path in journal.begun:
+        raise StepFailed(
+            f"step {node.name!r} had begun when the process ended and is not recorded; it may have done its work, and"
+            ' with on_crash="fail" it is not repeated',
+            step=node.name,
+            category=ErrorCategory.INTERNAL,
+        )
+    journal.started(path, 1, started)
+
+
+def step_text(name: str, result: StepResult) -> str:
+    """A step's result as typed JSON text, without what it does not have.
+
+    Raises:
+        SerializationError: names the step and the path to the value.
+    """
+    data = {
+        "output": result.output,
+        "updates": dict(result.context_updates) or None,
+        "quality": None if result.quality is None else result.quality.to_dict(),
+        "events": list(result.events) or None,
+        "skipped": result.skipped,
+    }
+    return codec.dumps({key: value for key, value in data.items() if value is not None}, where=f"step {name!r}")
+
+
+def step_result(text: str) -> StepResult:
+    """The result that `step_text` has written."""
+    data = codec.loads(text)
+    if "skipped" in data:
+        return StepResult.skip(data["skipped"])
+    return StepResult.ok(
+        data.get("output"),
+        context_updates=data.get("updates"),
+        quality=QualityMetrics.from_dict(data["quality"]) if "quality" in data else None,
+        events=data.get("events", ()),
+    )
 
 
 def _failed(
@@ -221,8 +296,8 @@ def _failed(
         quality=result.quality if isinstance(result, StepResult) else None,
         steps=result.steps if isinstance(result, WorkflowResult) else NO_RECORDS,
     )
-    if not isinstance(error, Exception):
-        raise error
+    if not isinstance(error, Exception) or isinstance(error, OwnershipLost):
+        raise error  # nothing that a step may have
     if node.stops:
         run.stopped_at = run.stopped_at or context
         raise error
@@ -231,7 +306,7 @@ def _failed(
 
 
 def _run_choice(run: Run, node: Node, ctx: FlowContext, context: WorkflowContext) -> Inner:
-    taken = "then" if node.step.body(context) else "otherwise"
+    taken = _decide(run, node, ctx, context)
     for branch, graph in node.branches.items():
         if branch != taken:
             run.skip(graph.names, f"{node.name!r} took {taken!r}")
@@ -242,6 +317,20 @@ def _run_choice(run: Run, node: Node, ctx: FlowContext, context: WorkflowContext
         StepResult.ok({"branch": taken}, context_updates=_changed(context, after)),
         outputs=tuple((name, after.step_outputs[name]) for name in done),
     )
+
+
+def _decide(run: Run, node: Node, ctx: FlowContext, context: WorkflowContext) -> str:
+    """The branch to take: the one that was taken before, if that is recorded."""
+    row = run.journal.find(ctx._path, node.name, None) if run.journal is not None else None
+    if row is not None:
+        branch: str = step_result(row.output or "{}").output["branch"]
+        return branch
+    started = ctx._scope._time()
+    taken = "then" if node.step.body(context) else "otherwise"
+    if run.journal is not None:
+        decision = StepResult.ok({"branch": taken})
+        run.journal.record(ctx._path, "step", node.name, step_text(node.name, decision), started)
+    return taken
 
 
 def category_of(error: BaseException) -> ErrorCategory:

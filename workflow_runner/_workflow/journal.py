@@ -1,0 +1,238 @@
+"""The journal of a run that has a store: what is recorded answers, the rest runs and is recorded.
+
+One path is one row. A step and a single child are recorded before their value goes on; the items of a fan-out are
+recorded in batches as they finish, and the fan-out waits for its last batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from workflow_runner._core import codec, log
+from workflow_runner._core.flow import Arguments
+from workflow_runner._core.journal import MemoryJournal
+from workflow_runner.errors import JournalMismatch, SerializationError
+from workflow_runner.store.base import StepRow, Store
+
+if TYPE_CHECKING:
+    from workflow_runner._core.signal import Signal
+
+# A finished item waits at most so many seconds, or for so many others, until it is recorded.
+BATCH_SECONDS = 0.05
+BATCH_SIZE = 128
+
+
+class StoreJournal:
+    """One run's journal. Called from any thread.
+
+    ``_lock`` guards the batch of items that wait to be recorded.
+
+    Args:
+        rows: what the run has recorded before.
+        later: ``(seconds, function)``: calls the function after so many seconds, on a thread that may block.
+    """
+
+    records = True
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        fence: int,
+        rows: list[StepRow],
+        clock: Callable[[], float],
+        later: Callable[[float, Callable[[], object]], object],
+    ) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._fence = fence
+        self._rows = {row.path: row for row in rows}
+        self._clock = clock
+        self._later = later
+        self._seq = itertools.count(max((row.seq for row in rows), default=0) + 1).__next__
+        # explicit keys may be asked for twice, or by two at once
+        self._keyed = MemoryJournal()
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._batch: list[StepRow] = []
+        self._timer = False
+        self._failure: BaseException | None = None
+        # [{"seq", "params"}]: params given at resume, and up to which row they win
+        self.overrides: list[dict[str, Any]] = []
+        # the paths of steps that must not run twice and have begun before
+        self.begun = (
+            {path for path, _, _, error in store.attempts(run_id) if error is None} if rows or fence > 1 else set()
+        )
+
+    # -- one call
+
+    def once(
+        self, path: str, identity: Any, body: Callable[[], Any], signal: Callable[[], Signal], timeout: float | None
+    ) -> Any:
+        """As ``Journal.once``: a call with an explicit key."""
+        name, input = identity
+        return self._keyed.once(path, identity, lambda: self.answer(path, name, input, body), signal, timeout)
+
+    def answer(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
+        """The recorded value of ``path``, or that of ``body()``, which is recorded before it is returned.
+
+        Raises:
+            JournalMismatch: something else was recorded there.
+            SerializationError: the value cannot be recorded.
+        """
+        fingerprint = self.fingerprint(input)
+        row = self.find(path, flow, fingerprint)
+        if row is not None:
+            return codec.loads(row.output or "null")
+        started = self._clock()
+        value = body()
+        output = codec.dumps(value, where=f"the result of {path!r}")
+        self.record(path, "execution", flow, output, started, input_hash=fingerprint)
+        return value
+
+    def overridden(self, row: StepRow) -> set[str]:
+        """The params that ``row`` no longer decides."""
+        return {name for override in self.overrides if override["seq"] >= row.seq for name in override["params"]}
+
+    def find(self, path: str, flow: str, fingerprint: str | None) -> StepRow | None:
+        """The row of ``path``.
+
+        Raises:
+            JournalMismatch: it is another flow's, or was made from another input.
+        """
+        row = self._rows.get(path)
+        if row is None:
+            return None
+        if row.flow != flow:
+            raise JournalMismatch(f"run {self._run_id}: {path!r} was recorded by {row.flow!r} and is now {flow!r}")
+        if row.input_hash is not None and fingerprint is not None and row.input_hash != fingerprint:
+            raise JournalMismatch(
+                f"run {self._run_id}: {path!r} ({flow}) was recorded with another input than it gets now"
+            )
+        return row
+
+    def fingerprint(self, input: Any) -> str | None:
+        """What identifies an input; None for one that cannot be written, which is then not compared."""
+        if isinstance(input, Arguments):
+            input = (input.args, input.kwargs)
+        try:
+            return codec.digest(input, where="input")
+        except SerializationError:
+            return None
+
+    def record(
+        self,
+        path: str,
+        kind: str,
+        flow: str,
+        output: str,
+        started: float,
+        *,
+        attempt: int = 1,
+        status: str = "completed",
+        input_hash: str | None = None,
+    ) -> None:
+        """Append one row and wait until it is safe.
+
+        Raises:
+            OwnershipLost: another process has taken the run over.
+            StoreError: the store could not do it.
+        """
+        row = self._row(path, kind, flow, output, started, attempt, status, input_hash)
+        self._store.record(self._run_id, self._fence, [row])
+
+    def _row(
+        self,
+        path: str,
+        kind: str,
+        flow: str,
+        output: str,
+        started: float,
+        attempt: int,
+        status: str,
+        input_hash: str | None,
+    ) -> StepRow:
+        return StepRow(
+            path=path,
+            seq=self._seq(),
+            kind=kind,
+            flow=flow,
+            attempt=attempt,
+            status=status,
+            input_hash=input_hash,
+            output=output,
+            started_at=started,
+            finished_at=self._clock(),
+        )
+
+    # -- many items
+
+    def item(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
+        """As `answer`, but the row waits for a batch; `flush` waits for that."""
+        fingerprint = self.fingerprint(input)
+        row = self.find(path, flow, fingerprint)
+        if row is not None:
+            return codec.loads(row.output or "null")
+        started = self._clock()
+        value = body()
+        output = codec.dumps(value, where=f"the result of {path!r}")
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._batch.append(self._row(path, "item", flow, output, started, 1, "completed", fingerprint))
+            full = len(self._batch) >= BATCH_SIZE
+            arm = not full and not self._timer
+            self._timer = self._timer or arm
+        if full:
+            self.flush()
+        elif arm:
+            self._later(BATCH_SECONDS, self._flush_in_background)
+        return value
+
+    def flush(self) -> None:
+        """Record what waits.
+
+        Raises:
+            OwnershipLost: another process has taken the run over.
+            StoreError: the store could not do it.
+        """
+        with self._flushing:  # who comes second waits for what the first one has taken
+            with self._lock:
+                batch, self._batch = self._batch, []
+                if self._failure is not None:
+                    raise self._failure
+            if not batch:
+                return
+            try:
+                self._store.record(self._run_id, self._fence, batch)
+            except BaseException as error:
+                self._failure = error
+                raise
+
+    def _flush_in_background(self) -> None:
+        with self._lock:
+            self._timer = False
+        try:
+            self.flush()
+        except Exception as error:  # the next item, or the end of the fan-out, raises it
+            log.error("journal.failed", error, run_id=self._run_id)
+
+    # -- the rest
+
+    def reset(self, prefix: str, pattern: str | None) -> None:
+        """As ``Journal.reset``, in the store too."""
+        self._keyed.reset(prefix, pattern)
+        self.flush()
+        recorded = [row.path for row in self._store.steps(self._run_id)]
+        paths = [p for p in recorded if p.startswith(prefix) and fnmatchcase(p[len(prefix) :], pattern or "*")]
+        self._store.forget(self._run_id, self._fence, paths)
+        for path in paths:
+            self._rows.pop(path, None)
+
+    def started(self, path: str, attempt: int, started: float) -> None:
+        """Note durably that ``path`` has begun, for a step that must not run twice."""
+        self._store.attempt(self._run_id, self._fence, path, attempt, started, None)

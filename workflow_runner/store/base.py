@@ -1,0 +1,215 @@
+"""The contract of every store, in prose, and the records it keeps.
+
+A store knows records of text and numbers; what the texts mean is the codec's business. The contract, which one suite of
+tests checks on every back-end:
+
+1. *Acknowledged is kept.* When a verb returns, what it wrote survives ``kill -9``; with durability "power" a power cut
+   too. Before it returns, what it wrote is there whole or not at all.
+2. *A run is inserted once.* ``submit`` with a key that its flow has used before inserts nothing and gives the run that
+   is there.
+3. *A run has one owner.* ``claim`` succeeds for one of any number of processes: while the owner lives nobody else gets
+   the run. Each claim raises the run's fence.
+4. *Writes are fenced.* ``record``, ``finish`` and ``release`` name the fence they were given; once somebody else has
+   claimed the run they write nothing and raise ``OwnershipLost``.
+5. *A path is recorded once.* A second row for a path of a run changes nothing.
+6. *Reads see what was acknowledged* and block nobody.
+
+All verbs may be called from any thread and in a forked child. All times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class NewRun:
+    """A run before it is submitted.
+
+    Attributes:
+        target: where its flow can be imported from, ``module:attribute``; None if nowhere.
+        shape: JSON text that changed code is recognised by.
+        input: typed JSON text.
+        input_hash: identifies the input.
+        parent: the run that this one retries.
+    """
+
+    run_id: str
+    flow: str
+    target: str | None = None
+    version: str | None = None
+    shape: str | None = None
+    idem_key: str | None = None
+    input: str
+    input_hash: str
+    batch_id: str | None = None
+    partition: str | None = None
+    as_of: str | None = None
+    parent: str | None = None
+    trace_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunRecord(NewRun):
+    """A run as the store knows it.
+
+    Attributes:
+        status: "pending" (released, or never begun), "running", "completed", "failed" or "cancelled".
+        overrides: params given at resume, as typed JSON text.
+        result: typed JSON text.
+        error: JSON text, as ``result.describe`` makes it.
+        owner: who holds it; ``alive`` says whether that process lives.
+        fence: how often it was claimed.
+        cancel_requested: the reason, if somebody wants it cancelled.
+    """
+
+    status: str
+    overrides: str | None
+    result: str | None
+    error: str | None
+    owner: str | None
+    fence: int
+    cancel_requested: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    alive: bool = False
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it is running, as far as anybody wrote, and its owner is dead."""
+        return self.status == "running" and not self.alive
+
+
+@attrs.frozen(kw_only=True)
+class StepRow:
+    """The outcome of one path of a run.
+
+    Attributes:
+        path: unique in the run.
+        seq: the order of recording.
+        kind: "step", "execution" or "item".
+        flow: the name of what ran.
+        status: "completed", "skipped" or "failed" (a step that may fail).
+        output: typed JSON text.
+    """
+
+    path: str
+    seq: int
+    kind: str
+    flow: str
+    attempt: int = 1
+    status: str = "completed"
+    input_hash: str | None = None
+    output: str | None = None
+    started_at: float
+    finished_at: float
+
+
+class Store(Protocol):
+    """What the library needs of a store; see the contract above."""
+
+    url: str
+
+    def submit(self, run: NewRun) -> tuple[RunRecord, bool]:
+        """Insert ``run``, owned by this process and running; or find the one with its flow and key.
+
+        Returns:
+            The run, and whether it was inserted.
+        """
+        ...
+
+    def claim(self, run_id: str) -> RunRecord:
+        """Become the owner of a run that nobody holds.
+
+        Raises:
+            RunNotFound: there is none.
+            RunOwned: a living process holds it; names it.
+        """
+        ...
+
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+        """Append outcomes, all or none.
+
+        Raises:
+            OwnershipLost: the fence is not the run's any more.
+        """
+        ...
+
+    def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
+        """Note a start that must not be repeated, or a failed attempt."""
+        ...
+
+    def finish(self, run_id: str, fence: int, status: str, result: str | None, error: str | None) -> None:
+        """End the run."""
+        ...
+
+    def release(self, run_id: str, fence: int) -> None:
+        """Hand an unfinished run back, for anybody to claim."""
+        ...
+
+    def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
+        """Delete the outcomes of these paths, so that they are made again.
+
+        Raises:
+            OwnershipLost: as `record`.
+        """
+        ...
+
+    def override(self, run_id: str, fence: int, overrides: str) -> None:
+        """Note the params that were given at resume."""
+        ...
+
+    def request_cancel(self, run_id: str, reason: str = "") -> bool:
+        """Ask whoever runs it to stop; False if it has ended."""
+        ...
+
+    def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Which of these somebody wants cancelled, with the reasons."""
+        ...
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            RunNotFound: there is none; names near ones.
+        """
+        ...
+
+    def find(self, flow: str, idem_key: str) -> RunRecord | None:
+        """The run of ``flow`` with this key."""
+        ...
+
+    def runs(
+        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """Runs, newest first."""
+        ...
+
+    def steps(self, run_id: str) -> list[StepRow]:
+        """The outcomes of a run, in the order of recording."""
+        ...
+
+    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
+        """Path, attempt, start and error of what ``attempt`` has noted."""
+        ...
+
+    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
+        """Delete ended runs.
+
+        Args:
+            older_than: seconds since their end; None for all.
+            keep_last: of each flow so many of the newest stay.
+            keep_failed: leave failed and cancelled runs, which can be resumed.
+
+        Returns:
+            How many were deleted. A running or pending run never is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; idempotent."""
+        ...

@@ -1,0 +1,197 @@
+"""Group commit: threads of one process share one write connection and, where each commit is a sync, the sync.
+
+A thread that finds no leader commits everything that is queued in one transaction, each operation behind a savepoint of
+its own, wakes those whose operations they were, and hands the lead to the next one. ``_mutex`` guards the queue and
+who leads; the connection belongs to the leader. Around the transaction a ``flock`` on ``<file>.lock`` queues processes,
+which SQLite's own busy wait would let poll.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], Any]
+
+# So many operations go into one transaction.
+_BATCH = 256
+# After so many commits the WAL is copied into the file, by whoever holds the lock; SQLite does not do it by itself.
+_CHECKPOINT_EVERY = 250
+
+
+class _Item:
+    __slots__ = ("done", "error", "gate", "operation", "value")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.gate = allocate_lock()
+        self.gate.acquire()
+
+
+class Committer:
+    """Runs operations in transactions on one connection."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], lock_path: str) -> None:
+        self._connect = connect
+        self._lock_path = lock_path
+        self.reset()
+
+    def reset(self) -> None:
+        """Start afresh: at first, and in a forked child, which must not touch the parent's connection."""
+        self._mutex = allocate_lock()
+        self._queue: deque[_Item] = deque()
+        self._leading = False
+        self._connection: sqlite3.Connection | None = None
+        self._lock_file: int | None = None
+        self._commits = 0
+
+    def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``operation`` in a transaction; when this returns, it is committed.
+
+        Raises:
+            sqlite3.Error: the transaction could not be made; nothing of the operation is there.
+            BaseException: what the operation raised; nothing of it is there.
+        """
+        item = _Item(operation)
+        self._await_lead(item)
+        if not item.done:
+            with self._mutex:
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+            try:
+                self._commit(batch)
+            except BaseException as error:
+                for other in batch:
+                    other.error = other.error or error
+            self._hand_on(batch)
+        if item.error is not None:
+            raise item.error
+        value: T = item.value
+        return value
+
+    def maintain(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Run ``work`` outside any transaction, alone among all threads and processes."""
+        self._take_lead()
+        try:
+            connection = self._open()
+            assert self._lock_file is not None
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            try:
+                work(connection)
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+        finally:
+            self._hand_on([])
+
+    def pause(self) -> None:
+        """Take the lead and close the files, so that the process can fork; `resume` or `reset` afterwards."""
+        self._take_lead()
+        self.close()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._hand_on([])
+
+    def _take_lead(self) -> None:
+        item = _Item(lambda connection: None)
+        self._await_lead(item)
+        while item.done:  # somebody else has done the nothing that was asked for; ask again
+            item = _Item(lambda connection: None)
+            self._await_lead(item)
+        with self._mutex:
+            self._queue.remove(item)
+
+    def _await_lead(self, item: _Item) -> None:
+        """Queue ``item`` and wait until it is done or this thread leads."""
+        with self._mutex:
+            self._queue.append(item)
+            lead = not self._leading
+            self._leading = True
+        if not lead:
+            item.gate.acquire()
+
+    def _hand_on(self, batch: list[_Item]) -> None:
+        """Wake those whose operations were done, and the one who leads next."""
+        with self._mutex:
+            heir = self._queue[0] if self._queue else None
+            self._leading = heir is not None
+        for item in batch:
+            item.done = True
+            item.gate.release()
+        if heir is not None:
+            heir.gate.release()
+
+    def _commit(self, batch: list[_Item]) -> None:
+        connection = self._open()
+        assert self._lock_file is not None
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if len(batch) == 1:
+                    batch[0].value = batch[0].operation(connection)
+                else:
+                    for item in batch:
+                        self._guarded(connection, item)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            self._commits += 1
+            if self._commits % _CHECKPOINT_EVERY == 0:
+                checkpoint(connection)
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    def _guarded(self, connection: sqlite3.Connection, item: _Item) -> None:
+        """One of many: what it raises is its own, unless SQLite has given up the whole transaction."""
+        connection.execute("SAVEPOINT one")
+        try:
+            item.value = item.operation(connection)
+        except Exception as error:
+            if not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO one")
+            item.error = error
+        connection.execute("RELEASE one")
+
+    def _open(self) -> sqlite3.Connection:
+        if self._lock_file is None:
+            self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, after the last operation."""
+        with self._mutex:
+            connection, self._connection = self._connection, None
+            lock_file, self._lock_file = self._lock_file, None
+        if connection is not None:
+            connection.close()
+        if lock_file is not None:
+            os.close(lock_file)
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Copy the WAL into the file, under the flock; a reader in the way makes it give up after 20 ms.
+
+    FULL, and only under our own lock: a checkpoint beside another connection's commit can lose the commit in SQLite
+    before 3.51.3 (the WAL-reset bug). Never TRUNCATE, which gives the space of the WAL back that the next commits need.
+    """
+    connection.execute("PRAGMA busy_timeout = 20")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    except sqlite3.OperationalError:
+        pass  # the next one will do it
+    finally:
+        connection.execute("PRAGMA busy_timeout = 10000")

@@ -1,0 +1,178 @@
+"""Runs in memory, for tests and for those who want journals without files. They end with the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
+from workflow_runner.store.base import NewRun, RunRecord, StepRow
+
+_ACTIVE = ("pending", "running")
+
+
+class MemoryStore:
+    """The contract of ``base``, as far as one process goes."""
+
+    url = "memory:"
+    _owner = "this process"
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._runs: dict[str, RunRecord] = {}
+        self._steps: dict[str, dict[str, StepRow]] = {}
+        self._attempts: dict[str, list[tuple[str, int, float, str | None]]] = {}
+
+    def submit(self, run: NewRun) -> tuple[RunRecord, bool]:
+        with self._lock:
+            if run.idem_key is not None:
+                found = self.find(run.flow, run.idem_key)
+                if found is not None:
+                    return found, False
+            if run.run_id in self._runs:
+                raise StoreError(f"run {run.run_id!r} is in {self.url} already; a run_id is never used twice")
+            now = time.time()
+            record = RunRecord(
+                **attrs.asdict(run),
+                status="running",
+                overrides=None,
+                result=None,
+                error=None,
+                owner=self._owner,
+                fence=1,
+                cancel_requested=None,
+                created_at=now,
+                started_at=now,
+                finished_at=None,
+                alive=True,
+            )
+            self._runs[run.run_id] = record
+            self._steps[run.run_id] = {}
+            self._attempts[run.run_id] = []
+            return record, True
+
+    def claim(self, run_id: str) -> RunRecord:
+        with self._lock:
+            run = self.run(run_id)
+            if run.alive:
+                raise RunOwned(f"run {run_id} is being executed by {run.owner}")
+            return self._set(
+                run_id,
+                owner=self._owner,
+                fence=run.fence + 1,
+                status="running",
+                alive=True,
+                cancel_requested=None,
+                finished_at=None,
+                result=None,
+                error=None,
+            )
+
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            for row in rows:
+                self._steps[run_id].setdefault(row.path, row)
+
+    def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            self._attempts[run_id].append((path, attempt, started_at, error))
+
+    def finish(self, run_id: str, fence: int, status: str, result: str | None, error: str | None) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            end = time.time()
+            self._set(run_id, status=status, result=result, error=error, finished_at=end, owner=None, alive=False)
+
+    def release(self, run_id: str, fence: int) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            self._set(run_id, status="pending", owner=None, alive=False)
+
+    def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            for path in paths:
+                self._steps[run_id].pop(path, None)
+
+    def override(self, run_id: str, fence: int, overrides: str) -> None:
+        with self._lock:
+            self._check_fence(run_id, fence)
+            self._set(run_id, overrides=overrides)
+
+    def request_cancel(self, run_id: str, reason: str = "") -> bool:
+        with self._lock:
+            if self.run(run_id).status not in _ACTIVE:
+                return False
+            self._set(run_id, cancel_requested=reason)
+            return True
+
+    def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
+        with self._lock:
+            asked = {run_id: self._runs[run_id].cancel_requested for run_id in run_ids if run_id in self._runs}
+            return {run_id: reason for run_id, reason in asked.items() if reason is not None}
+
+    def run(self, run_id: str) -> RunRecord:
+        with self._lock:
+            if run_id not in self._runs:
+                near = get_close_matches(run_id, list(self._runs), n=3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise RunNotFound(f"there is no run {run_id!r} in {self.url}{hint}")
+            return self._runs[run_id]
+
+    def find(self, flow: str, idem_key: str) -> RunRecord | None:
+        with self._lock:
+            return next((r for r in self._runs.values() if r.flow == flow and r.idem_key == idem_key), None)
+
+    def runs(
+        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        wanted = {"flow": flow, "status": status, "batch_id": batch_id}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        with self._lock:
+            found = [r for r in self._runs.values() if all(getattr(r, name) == value for name, value in given.items())]
+        return sorted(found, key=lambda r: (r.created_at, r.run_id), reverse=True)[:limit]
+
+    def steps(self, run_id: str) -> list[StepRow]:
+        with self._lock:
+            return sorted(self._steps.get(run_id, {}).values(), key=lambda row: row.seq)
+
+    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
+        with self._lock:
+            return list(self._attempts.get(run_id, ()))
+
+    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
+        ended = {"completed"} if keep_failed else {"completed", "failed", "cancelled"}
+        before = time.time() - (older_than or 0.0)
+        with self._lock:
+            doomed = []
+            for run in self._runs.values():
+                newer = sum(r.flow == run.flow and r.created_at > run.created_at for r in self._runs.values())
+                if run.status in ended and (run.finished_at or 0.0) <= before and newer >= keep_last:
+                    doomed.append(run.run_id)
+            for run_id in doomed:
+                del self._runs[run_id], self._steps[run_id], self._attempts[run_id]
+        return len(doomed)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _set(self, run_id: str, **changes: Any) -> RunRecord:
+        record = self._runs[run_id] = attrs.evolve(self._runs[run_id], **changes)
+        return record
+
+    def _check_fence(self, run_id: str, fence: int) -> None:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise OwnershipLost(f"run {run_id} has been deleted")
+        if run.fence != fence or run.status != "running":
+            raise OwnershipLost(f"run {run_id} was taken over: it is {run.status}, owned by {run.owner}")
+
+    def __repr__(self) -> str:
+        return "<MemoryStore>"

@@ -1,0 +1,75 @@
+"""Who owns a run: a process, alive for as long as it holds the lock of its file.
+
+The kernel gives the lock back at the very moment in which a process dies, however it dies; no clock is asked. A forked
+child closes the descriptor it inherits, or it would keep a dead parent alive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+
+def boot_id() -> str:
+    """What names this boot of this kernel; two containers on one machine agree on it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+class Owner:
+    """This process, as an owner of runs in one store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file: int | None = None
+        self._id: str | None = None
+
+    def id(self) -> str:
+        """The owner's id; the first call takes the lock."""
+        if self._id is None:
+            self.directory.mkdir(exist_ok=True)
+            name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+            file = os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file, self._id = file, name
+        return self._id
+
+    def forked(self) -> None:
+        """In a forked child: somebody else, without the parent's lock."""
+        if self._file is not None:
+            os.close(self._file)  # the parent's descriptor holds the lock on
+        self._file = self._id = None
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._file is not None and self._id is not None:
+            with suppress(FileNotFoundError):
+                (self.directory / self._id).unlink()
+            os.close(self._file)
+        self._file = self._id = None
+
+
+def alive(directory: Path, owner: str, host: str, boot: str) -> bool:
+    """Whether ``owner`` still holds its lock. One of another machine counts as alive: its locks are not seen here."""
+    if boot != boot_id():
+        return host != socket.gethostname()  # of this machine, but from before it was started again: dead
+    try:
+        file = os.open(directory / owner, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        with suppress(FileNotFoundError):
+            (directory / owner).unlink()
+        return False
+    finally:
+        os.close(file)

@@ -1,0 +1,345 @@
+"""The embedded store: one SQLite file in WAL mode, by the standard library alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
+from workflow_runner.store import schema
+from workflow_runner.store.base import NewRun, RunRecord, StepRow
+from workflow_runner.store.commit import Committer, checkpoint
+from workflow_runner.store.owner import Owner, alive, boot_id
+
+T = TypeVar("T")
+
+_NEW = [field.name for field in attrs.fields(NewRun)]
+_RUN = [field.name for field in attrs.fields(RunRecord) if field.name != "alive"]
+_STEP = [field.name for field in attrs.fields(StepRow)]
+
+# So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
+_WAL_BYTES = 300 * 4096
+
+_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
+_hooked = False
+
+
+class SQLiteStore:
+    """Runs in one SQLite file. Verbs may be called from any thread, and in a forked child.
+
+    Args:
+        path: the file; it is made if it is not there. ``<path>.lock`` and ``<path>.owners/`` appear beside it.
+        durability: "power": each commit is synced and survives a power cut. "process": it survives ``kill -9``, and a
+            power cut may take the last ones.
+
+    Raises:
+        StoreError: the file is no store, of a newer version, damaged, read-only, or its folder is not there.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: str = "power") -> None:
+        if durability not in ("power", "process"):
+            raise StoreError(f"durability is 'power' or 'process', not {durability!r}")
+        self.path = Path(path).absolute()
+        self.durability = durability
+        self.url = f"sqlite:///{self.path}" + ("" if durability == "power" else f"?durability={durability}")
+        self._owner = Owner(Path(f"{self.path}.owners"))
+        self._known = False
+        self._committer = Committer(self._connect, f"{self.path}.lock")
+        self._read_lock = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        with self._errors():
+            new = not self.path.exists() or not self.path.stat().st_size
+            self._committer.run(lambda connection: None)
+            if new:
+                self._grow_wal()
+        _stores.add(self)
+        _hook()
+
+    # -- verbs; what they promise stands in base
+
+    def submit(self, run: NewRun) -> tuple[RunRecord, bool]:
+        owner, now = self._owner.id(), time.time()
+        values = [getattr(run, name) for name in _NEW]
+
+        def operation(connection: sqlite3.Connection) -> bool:
+            self._introduce(connection)
+            columns = ", ".join([*_NEW, "status", "owner", "fence", "created_at", "started_at"])
+            marks = ", ".join("?" * len(_NEW))
+            cursor = connection.execute(
+                f"INSERT INTO runs ({columns}) VALUES ({marks}, 'running', ?, 1, ?, ?) ON CONFLICT DO NOTHING",
+                [*values, owner, now, now],
+            )
+            return cursor.rowcount == 1
+
+        if self._write(operation):
+            return self.run(run.run_id), True
+        found = self.find(run.flow, run.idem_key) if run.idem_key is not None else None
+        if found is None:
+            raise StoreError(f"run {run.run_id!r} is in {self.path} already; a run_id is never used twice")
+        return found, False
+
+    def claim(self, run_id: str) -> RunRecord:
+        owner = self._owner.id()
+        while True:
+            run = self.run(run_id)
+            if run.alive:
+                raise RunOwned(f"run {run_id} is being executed by {run.owner}")
+
+            def operation(connection: sqlite3.Connection, fence: int = run.fence) -> bool:
+                self._introduce(connection)
+                cursor = connection.execute(
+                    "UPDATE runs SET owner = ?, fence = fence + 1, status = 'running', cancel_requested = NULL,"
+                    " finished_at = NULL, result = NULL, error = NULL, started_at = coalesce(started_at, ?)"
+                    " WHERE run_id = ? AND fence = ?",
+                    (owner, time.time(), run_id, fence),
+                )
+                return cursor.rowcount == 1
+
+            if self._write(operation):
+                return self.run(run_id)
+            # somebody else was quicker: look again who it is
+
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+        columns, marks = ", ".join(["run_id", "fence", *_STEP]), ", ".join("?" * (len(_STEP) + 2))
+        values = [(run_id, fence, *(getattr(row, name) for name in _STEP)) for row in rows]
+
+        def operation(connection: sqlite3.Connection) -> None:
+            self._check_fence(connection, run_id, fence)
+            connection.executemany(f"INSERT INTO steps ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+
+        self._write(operation)
+
+    def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            self._check_fence(connection, run_id, fence)
+            connection.execute(
+                "INSERT INTO attempts (run_id, fence, path, attempt, started_at, finished_at, error)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run_id, fence, path, attempt, started_at, None if error is None else time.time(), error),
+            )
+
+        self._write(operation)
+
+    def finish(self, run_id: str, fence: int, status: str, result: str | None, error: str | None) -> None:
+        self._update(
+            run_id,
+            fence,
+            "status = ?, result = ?, error = ?, finished_at = ?, owner = NULL",
+            (status, result, error, time.time()),
+        )
+
+    def release(self, run_id: str, fence: int) -> None:
+        self._update(run_id, fence, "status = 'pending', owner = NULL", ())
+
+    def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            self._check_fence(connection, run_id, fence)
+            connection.executemany("DELETE FROM steps WHERE run_id = ? AND path = ?", [(run_id, p) for p in paths])
+
+        self._write(operation)
+
+    def override(self, run_id: str, fence: int, overrides: str) -> None:
+        self._update(run_id, fence, "overrides = ?", (overrides,))
+
+    def request_cancel(self, run_id: str, reason: str = "") -> bool:
+        def operation(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
+                "UPDATE runs SET cancel_requested = ? WHERE run_id = ? AND status IN ('pending', 'running')",
+                (reason, run_id),
+            )
+            return cursor.rowcount == 1
+
+        self.run(run_id)  # an unknown run is an error
+        return self._write(operation)
+
+    def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
+        marks = ", ".join("?" * len(run_ids))
+        rows = self._read(
+            f"SELECT run_id, cancel_requested FROM runs WHERE run_id IN ({marks}) AND cancel_requested IS NOT NULL",
+            run_ids,
+        )
+        return dict(rows)
+
+    def run(self, run_id: str) -> RunRecord:
+        found = self._runs("WHERE run_id = ?", (run_id,))
+        if not found:
+            ids = [row[0] for row in self._read("SELECT run_id FROM runs ORDER BY created_at DESC LIMIT 1000")]
+            near = get_close_matches(run_id, ids, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise RunNotFound(f"there is no run {run_id!r} in {self.path}{hint}")
+        return found[0]
+
+    def find(self, flow: str, idem_key: str) -> RunRecord | None:
+        found = self._runs("WHERE flow = ? AND idem_key = ?", (flow, idem_key))
+        return found[0] if found else None
+
+    def runs(
+        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        wanted = {"flow": flow, "status": status, "batch_id": batch_id}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        where = "WHERE " + " AND ".join(f"{column} = ?" for column in given) if given else ""
+        return self._runs(f"{where} ORDER BY created_at DESC, run_id DESC LIMIT ?", (*given.values(), limit))
+
+    def steps(self, run_id: str) -> list[StepRow]:
+        rows = self._read(f"SELECT {', '.join(_STEP)} FROM steps WHERE run_id = ? ORDER BY seq", (run_id,))
+        return [StepRow(**dict(zip(_STEP, row, strict=True))) for row in rows]
+
+    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
+        return self._read(
+            "SELECT path, attempt, started_at, error FROM attempts WHERE run_id = ? ORDER BY id", (run_id,)
+        )
+
+    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
+        ended = "('completed')" if keep_failed else "('completed', 'failed', 'cancelled')"
+        before = time.time() if older_than is None else time.time() - older_than
+
+        def operation(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute(
+                f"DELETE FROM runs WHERE status IN {ended} AND finished_at <= ? AND (SELECT count(*) FROM runs AS newer"
+                " WHERE newer.flow = runs.flow AND newer.created_at > runs.created_at) >= ?",
+                (before, keep_last),
+            )
+            return cursor.rowcount
+
+        return self._write(operation)
+
+    def close(self) -> None:
+        with self._read_lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+        self._committer.close()
+        self._owner.close()
+        self._known = False
+        _stores.discard(self)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self.url}>"
+
+    # -- the machinery
+
+    def _update(self, run_id: str, fence: int, changes: str, values: tuple[Any, ...]) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            self._check_fence(connection, run_id, fence)
+            connection.execute(f"UPDATE runs SET {changes} WHERE run_id = ?", (*values, run_id))
+
+        self._write(operation)
+
+    def _check_fence(self, connection: sqlite3.Connection, run_id: str, fence: int) -> None:
+        """In the same transaction as the write: nobody can claim the run in between."""
+        row = connection.execute("SELECT fence, status, owner FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise OwnershipLost(f"run {run_id} has been deleted")
+        if row[0] != fence or row[1] != "running":
+            raise OwnershipLost(f"run {run_id} was taken over: it is {row[1]}, owned by {row[2]}")
+
+    def _introduce(self, connection: sqlite3.Connection) -> None:
+        """Write this process into the owners, once."""
+        if not self._known:
+            connection.execute(
+                "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?, ?)",
+                (self._owner.id(), socket.gethostname(), boot_id(), os.getpid(), time.time()),
+            )
+            self._known = True
+
+    def _runs(self, rest: str, values: Sequence[Any] = ()) -> list[RunRecord]:
+        columns = ", ".join(f"runs.{name}" for name in _RUN)
+        rows = self._read(f"SELECT {columns}, host, boot_id FROM runs LEFT JOIN owners USING (owner) {rest}", values)
+        records = []
+        for *fields, host, boot in rows:
+            record = RunRecord(**dict(zip(_RUN, fields, strict=True)))
+            if record.status == "running" and record.owner is not None and host is not None:
+                record = attrs.evolve(record, alive=alive(self._owner.directory, record.owner, host, boot))
+            records.append(record)
+        return records
+
+    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        with self._errors():
+            return self._committer.run(operation)
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._errors(), self._read_lock:
+            if self._reader is None:
+                self._reader = self._connect()
+            return self._reader.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"store {self.path}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        try:
+            connection.execute("PRAGMA busy_timeout = 10000")
+            schema.check(connection, str(self.path))
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self.durability == 'power' else 'NORMAL'}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            schema.migrate(connection, str(self.path))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _grow_wal(self) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.execute("CREATE TABLE growth (data BLOB)")
+            connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (_WAL_BYTES,))
+            connection.execute("DROP TABLE growth")
+
+        self._committer.run(operation)
+        self._committer.maintain(checkpoint)
+
+    def _before_fork(self) -> None:
+        self._read_lock.acquire()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._committer.pause()
+
+    def _after_fork_in_parent(self) -> None:
+        self._committer.resume()
+        self._read_lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._committer.reset()
+        self._read_lock = threading.Lock()
+        self._owner.forked()
+        self._known = False
+
+
+def _hook() -> None:
+    """Once, with the first store: a connection must not cross a fork, so every store closes its own before."""
+    global _hooked
+    if _hooked or not hasattr(os, "register_at_fork"):
+        return
+    _hooked = True
+
+    def each(method: str) -> Callable[[], None]:
+        def call() -> None:
+            for store in sorted(_stores, key=id):
+                getattr(store, method)()
+
+        return call
+
+    os.register_at_fork(
+        before=each("_before_fork"),
+        after_in_parent=each("_after_fork_in_parent"),
+        after_in_child=each("_after_fork_in_child"),
+    )
