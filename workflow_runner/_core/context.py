@@ -347,8 +347,6 @@ class TrackedExecution(ExecutionContext):
     ``_lock`` decides between its end and its deadline.
     """
 
-    _deadline: Any = None
-
     def __init__(self, scope: Scope, parent: ExecutionContext | None, name: str) -> None:
         super().__init__(scope, parent, name)
         self._lock = allocate_lock()
@@ -364,11 +362,6 @@ class TrackedExecution(ExecutionContext):
         self._conclude(ExecutionTimeout(str(reason), reason=reason))
         self._scope._forget(self)
         return partial(run_callbacks, callbacks) if callbacks else None
-
-    def _let_go(self) -> None:
-        super()._let_go()
-        if self._deadline is not None:
-            self._scope._watchdog.cancel(self._deadline)
 
 
 def moment(timestamp: float | None) -> dt.datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -442,6 +443,20 @@ class FlowContext(ExecutionContext):
         signal = self.signal
         signal.wait(seconds(seconds_, what="sleep", zero=True))
         signal.throw_if_aborted()
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """A transaction in the store's database, committed together with the record of this step or recorded call.
+
+        The block gets the database (``execute(sql, parameters)``). Its writes and the record are there both or neither,
+        whenever the process is killed. While it is open every other writer waits, so make it the last thing of a step.
+
+        Raises:
+            ContextError: the run has no store.
+            StoreError: the store has no database.
+        """
+        if self._recorder is None:
+            raise ContextError("ctx.transaction() needs a run in a store: Scope(store=...)")
+        return self._recorder.transaction(self._path)
 
     def reset_journal(self, pattern: str | None = None) -> None:
         """Forget what the journal has recorded below this execution.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +59,10 @@ class Recorder(Journal, Protocol):
 
     def flush(self) -> None:
         """Wait until every item is recorded."""
+        ...
+
+    def transaction(self, path: str) -> AbstractContextManager[Any]:
+        """A transaction that is committed with the record of ``path``."""
         ...
 
 

@@ -239,7 +239,8 @@ class Scope:
             self._check_open()
         if limit is not None:
             expire = partial(ctx._expire, TimedOut(name, limit))
-            ctx._deadline = self._watchdog.at(self._clock.monotonic() + limit, expire)
+            deadline = self._watchdog.at(self._clock.monotonic() + limit, expire)
+            ctx._cleanup = (partial(self._watchdog.cancel, deadline),)
         return ctx
 
     def _new(

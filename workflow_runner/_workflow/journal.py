@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
-from workflow_runner.errors import JournalMismatch, SerializationError
-from workflow_runner.store.base import StepRow, Store
+from workflow_runner.errors import ContextError, JournalMismatch, SerializationError
+from workflow_runner.store.base import StepRow, Store, Transaction
 
 if TYPE_CHECKING:
     from workflow_runner._core.signal import Signal
@@ -56,6 +57,8 @@ class StoreJournal:
         self._seq = itertools.count(max((row.seq for row in rows), default=0) + 1).__next__
         # explicit keys may be asked for twice, or by two at once
         self._keyed = MemoryJournal()
+        # by path: transactions that wait for the record of their step, and the thread that began each
+        self._open: dict[str, tuple[Transaction, int]] = {}
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._batch: list[StepRow] = []
@@ -89,8 +92,12 @@ class StoreJournal:
         if row is not None:
             return codec.loads(row.output or "null")
         started = self._clock()
-        value = body()
-        output = codec.dumps(value, where=f"the result of {path!r}")
+        try:
+            value = body()
+            output = codec.dumps(value, where=f"the result of {path!r}")
+        except BaseException:
+            self.rollback(path)
+            raise
         self.record(path, "execution", flow, output, started, input_hash=fingerprint)
         return value
 
@@ -143,7 +150,12 @@ class StoreJournal:
             StoreError: the store could not do it.
         """
         row = self._row(path, kind, flow, output, started, attempt, status, input_hash)
-        self._store.record(self._run_id, self._fence, [row])
+        transaction, _ = self._open.pop(path, (None, 0))
+        if transaction is not None:
+            transaction.commit([row])
+        else:
+            self._check_free(path)
+            self._store.record(self._run_id, self._fence, [row])
 
     def _row(
         self,
@@ -168,6 +180,36 @@ class StoreJournal:
             started_at=started,
             finished_at=self._clock(),
         )
+
+    # -- a step's own writes
+
+    @contextmanager
+    def transaction(self, path: str) -> Iterator[Transaction]:
+        """As ``ctx.transaction()`` for the execution at ``path``."""
+        self._check_free(path)
+        self.rollback(path)
+        transaction = self._store.begin(self._run_id, self._fence)
+        self._open[path] = transaction, threading.get_ident()
+        try:
+            yield transaction
+        except BaseException:
+            self.rollback(path)
+            raise
+
+    def rollback(self, path: str) -> None:
+        """Undo the transaction of ``path``, if it has one: its attempt has failed."""
+        transaction, _ = self._open.pop(path, (None, 0))
+        if transaction is not None:
+            transaction.rollback()
+
+    def _check_free(self, path: str) -> None:
+        """Refuse what would wait for ever for a transaction of this very thread."""
+        for other, (_, thread) in list(self._open.items()):
+            if thread == threading.get_ident() and other != path:
+                raise ContextError(
+                    f"{path!r} cannot be recorded while the transaction of {other!r} is open:"
+                    " make ctx.transaction() the last thing that a step does"
+                )
 
     # -- many items
 

@@ -191,6 +191,8 @@ def _run_node(
         if journal is not None and type(value) is StepResult:
             journal.record(path, "step", node.name, step_text(node.name, value), started, attempt=attempts)
     except BaseException as error:
+        if journal is not None:
+            journal.rollback(path)
         _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
         return None
     outputs: tuple[tuple[str, Any], ...] = ()

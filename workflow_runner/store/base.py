@@ -20,7 +20,7 @@ All verbs may be called from any thread and in a forked child. All times are sec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -109,6 +109,26 @@ class StepRow:
     finished_at: float
 
 
+class Transaction(Protocol):
+    """The database of a store inside an open transaction: what ``ctx.transaction()`` gives."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run one statement; returns the database's cursor."""
+        ...
+
+    def commit(self, rows: Sequence[StepRow]) -> None:
+        """Record ``rows`` and commit them together with all that was executed.
+
+        Raises:
+            OwnershipLost: as ``Store.record``; nothing of it is there.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything; idempotent. May be called from another thread than `execute`."""
+        ...
+
+
 class Store(Protocol):
     """What the library needs of a store; see the contract above."""
 
@@ -149,6 +169,14 @@ class Store(Protocol):
 
     def release(self, run_id: str, fence: int) -> None:
         """Hand an unfinished run back, for anybody to claim."""
+        ...
+
+    def begin(self, run_id: str, fence: int) -> Transaction:
+        """Begin a transaction in which a step writes its own tables beside its record. Every other writer waits.
+
+        Raises:
+            StoreError: this store has no database.
+        """
         ...
 
     def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:

@@ -91,6 +91,37 @@ class Committer:
         finally:
             self._hand_on([])
 
+    def hold(self) -> sqlite3.Connection:
+        """Begin a transaction that stays open until `let_go`; every other writer waits."""
+        self._take_lead()
+        try:
+            connection = self._open()
+            assert self._lock_file is not None
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._unlock()
+            self._hand_on([])
+            raise
+        return connection
+
+    def let_go(self, *, commit: bool) -> None:
+        """End what `hold` has begun. Raises what SQLite raises; nothing is written then."""
+        assert self._connection is not None
+        try:
+            self._connection.execute("COMMIT" if commit else "ROLLBACK")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        finally:
+            self._unlock()
+            self._hand_on([])
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
     def pause(self) -> None:
         """Take the lead and close the files, so that the process can fork; `resume` or `reset` afterwards."""
         self._take_lead()

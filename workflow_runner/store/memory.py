@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
-from workflow_runner.store.base import NewRun, RunRecord, StepRow
+from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
 
 _ACTIVE = ("pending", "running")
 
@@ -94,6 +94,9 @@ class MemoryStore:
         with self._lock:
             self._check_fence(run_id, fence)
             self._set(run_id, status="pending", owner=None, alive=False)
+
+    def begin(self, run_id: str, fence: int) -> Transaction:
+        raise StoreError(f"store {self.url} has no database to make a transaction in")
 
     def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store import schema
-from workflow_runner.store.base import NewRun, RunRecord, StepRow
+from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
 from workflow_runner.store.commit import Committer, checkpoint
 from workflow_runner.store.owner import Owner, alive, boot_id
 
@@ -111,14 +111,13 @@ class SQLiteStore:
             # somebody else was quicker: look again who it is
 
     def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+        self._write(lambda connection: self._insert(connection, run_id, fence, rows))
+
+    def _insert(self, connection: sqlite3.Connection, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
         columns, marks = ", ".join(["run_id", "fence", *_STEP]), ", ".join("?" * (len(_STEP) + 2))
         values = [(run_id, fence, *(getattr(row, name) for name in _STEP)) for row in rows]
-
-        def operation(connection: sqlite3.Connection) -> None:
-            self._check_fence(connection, run_id, fence)
-            connection.executemany(f"INSERT INTO steps ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
-
-        self._write(operation)
+        self._check_fence(connection, run_id, fence)
+        connection.executemany(f"INSERT INTO steps ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -141,6 +140,10 @@ class SQLiteStore:
 
     def release(self, run_id: str, fence: int) -> None:
         self._update(run_id, fence, "status = 'pending', owner = NULL", ())
+
+    def begin(self, run_id: str, fence: int) -> Transaction:
+        with self._errors():
+            return _OpenTransaction(self, self._committer.hold(), run_id, fence)
 
     def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -322,6 +325,46 @@ class SQLiteStore:
         self._read_lock = threading.Lock()
         self._owner.forked()
         self._known = False
+
+
+class _OpenTransaction:
+    """See ``base.Transaction``. ``_lock`` decides who ends it, and that nobody executes after that."""
+
+    def __init__(self, store: SQLiteStore, connection: sqlite3.Connection, run_id: str, fence: int) -> None:
+        self._store = store
+        self._connection = connection
+        self._run = run_id, fence
+        self._lock = threading.Lock()
+        self._open = True
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with self._lock:
+            self._check_open()
+            if sql.lstrip().split(None, 1)[:1] in (["BEGIN"], ["COMMIT"], ["END"], ["ROLLBACK"]):
+                raise StoreError("the transaction is committed with the step's record; do not end it yourself")
+            return self._connection.execute(sql, parameters)
+
+    def commit(self, rows: Sequence[StepRow]) -> None:
+        with self._lock, self._store._errors():
+            self._check_open()
+            self._open = False
+            try:
+                self._store._insert(self._connection, *self._run, rows)
+            except BaseException:
+                self._store._committer.let_go(commit=False)
+                raise
+            self._store._committer.let_go(commit=True)
+
+    def rollback(self) -> None:
+        self._connection.interrupt()  # a statement that another thread is executing
+        with self._lock, self._store._errors():
+            if self._open:
+                self._open = False
+                self._store._committer.let_go(commit=False)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreError("this transaction has ended")
 
 
 def _hook() -> None:
