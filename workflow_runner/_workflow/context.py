@@ -417,8 +417,8 @@ class StepResult(_Record):
     def ok(
         cls,
         output: Any = None,
-        *,
         context_updates: Mapping[str, Any] | None = None,
+        *,
         quality: QualityMetrics | None = None,
         events: Iterable[Any] = (),
     ) -> Self:
@@ -442,8 +442,8 @@ class StepResult(_Record):
     def fail(
         cls,
         error: str | Exception,
-        *,
         category: ErrorCategory | str = ErrorCategory.UNKNOWN,
+        *,
         output: Any = None,
         quality: QualityMetrics | None = None,
     ) -> Self:
