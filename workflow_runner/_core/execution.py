@@ -307,6 +307,8 @@ class ExecutionFuture(Future[Out]):
 class FlowExecution(Task, Generic[Out]):
     """One execution of a flow: the handle that ``scope.exec`` returns. Every member may be used from any thread."""
 
+    answered = False
+    """Whether nothing runs: the run had ended before, and this handle answers with what was recorded."""
     _future: ExecutionFuture[Out] | None = None
     _subscribers: dict[Callable[[ExecutionStatus, FlowExecution[Out]], object], None] | None = None
     _done_callbacks: list[Callable[[FlowExecution[Out]], object]] | None = None

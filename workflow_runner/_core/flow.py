@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -125,10 +126,14 @@ class Flow(Generic[In, Out]):
 
     def _evaluate(self, parameter: inspect.Parameter) -> Any:
         """The parameter's annotation, which is a text under ``from __future__ import annotations``."""
-        handler = inspect.unwrap(self.handler)
         annotation = parameter.annotation
         if not isinstance(annotation, str):
             return annotation
+        handler = inspect.unwrap(self.handler)
+        while isinstance(handler, functools.partial):
+            handler = inspect.unwrap(handler.func)
+        if not hasattr(handler, "__globals__") and not isinstance(handler, type):
+            handler = type(handler).__call__  # an object that can be called
         only = types.SimpleNamespace(__annotations__={"input": annotation})
         try:
             return typing.get_type_hints(only, getattr(handler, "__globals__", {}))["input"]

@@ -276,6 +276,8 @@ class FlowContext(ExecutionContext):
         signal = self._set_signal()
         if signal is not None and isinstance(failure, ExecutionCancelled):
             raise Aborted(signal._reason) from failure
+        if type(failure) is ExecutionCancelled and isinstance(failure.__cause__, Aborted):
+            raise failure.__cause__  # it gave up by itself, which means the same with a timeout and without
         raise failure
 
     def _wrapped(

@@ -209,6 +209,7 @@ class Scope(core.Scope):
     def _ended(self, execution: FlowExecution[Any], record: RunRecord) -> FlowExecution[Any]:
         execution.ctx._id = record.run_id
         execution.ctx._status = RUNNING
+        execution.answered = True
         try:
             execution._settle(COMPLETED, _outcome(execution.flow, record), None)
         except Exception as error:

@@ -1,9 +1,13 @@
 """Group commit: threads of one process share one write connection and, where each commit is a sync, the sync.
 
-A thread that finds no leader commits everything that is queued in one transaction, each operation behind a savepoint of
-its own, wakes those whose operations they were, and hands the lead to the next one. ``_mutex`` guards the queue and
-who leads; the connection belongs to the leader. Around the transaction a ``flock`` on ``<file>.lock`` queues processes,
-which SQLite's own busy wait would let poll.
+A thread that finds no leader commits everything that is queued in one transaction, wakes those whose operations they
+were, and hands the lead to the next one. If one of them raises, all are run again, each behind a savepoint of its own;
+so an operation may run twice, and only the database counts. ``_mutex`` guards the queue and who leads; the connection
+belongs to the leader. Around the transaction a ``flock`` on ``<file>.lock`` queues processes, which SQLite's own busy
+wait would let poll.
+
+A thread may be interrupted (``KeyboardInterrupt``) wherever it stands. Operations stay in the queue until they are done,
+so that whoever leads next finds those that an interrupted leader has left; only its own caller sees the interrupt.
 """
 
 from __future__ import annotations
@@ -14,7 +18,12 @@ import sqlite3
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from threading import get_ident
 from typing import Any, TypeVar
+
+from workflow_runner.errors import StoreError
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], Any]
@@ -23,6 +32,8 @@ Operation = Callable[[sqlite3.Connection], Any]
 _BATCH = 256
 # After so many commits the WAL is copied into the file, by whoever holds the lock; SQLite does not do it by itself.
 _CHECKPOINT_EVERY = 250
+# So long SQLite waits for a lock that somebody holds who does not know of our own (a backup tool, a shell). Seconds.
+BUSY = 10.0
 
 
 class _Item:
@@ -49,10 +60,15 @@ class Committer:
         """Start afresh: at first, and in a forked child, which must not touch the parent's connection."""
         self._mutex = allocate_lock()
         self._queue: deque[_Item] = deque()
-        self._leading = False
+        # whose thread leads
+        self._leader: _Item | None = None
+        # the thread that has begun a transaction with `hold`
+        self._holder: int | None = None
         self._connection: sqlite3.Connection | None = None
         self._lock_file: int | None = None
         self._commits = 0
+        # whether what the leader has begun is there, should it be interrupted
+        self._committed = False
 
     def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``operation`` in a transaction; when this returns, it is committed.
@@ -62,20 +78,33 @@ class Committer:
             BaseException: what the operation raised; nothing of it is there.
         """
         item = _Item(operation)
-        self._await_lead(item)
-        if not item.done:
-            with self._mutex:
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
-            try:
-                self._commit(batch)
-            except BaseException as error:
-                for other in batch:
-                    other.error = other.error or error
-            self._hand_on(batch)
+        try:
+            self._await_lead(item)
+            if not item.done:
+                self._lead()
+        except BaseException:
+            self._withdraw(item)
+            raise
         if item.error is not None:
             raise item.error
         value: T = item.value
         return value
+
+    def _lead(self) -> None:
+        """Commit everything that is queued."""
+        with self._mutex:
+            batch = list(islice(self._queue, _BATCH))
+        self._committed = False
+        try:
+            self._commit(batch)
+        except Exception as error:
+            for item in batch:
+                item.error = item.error or error
+        except BaseException:
+            if self._committed:
+                self._hand_on(batch)
+            raise
+        self._hand_on(batch)
 
     def maintain(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Run ``work`` outside any transaction, alone among all threads and processes."""
@@ -103,11 +132,13 @@ class Committer:
             self._unlock()
             self._hand_on([])
             raise
+        self._holder = get_ident()
         return connection
 
     def let_go(self, *, commit: bool) -> None:
         """End what `hold` has begun. Raises what SQLite raises; nothing is written then."""
         assert self._connection is not None
+        self._holder = None
         try:
             self._connection.execute("COMMIT" if commit else "ROLLBACK")
         except BaseException:
@@ -125,35 +156,57 @@ class Committer:
     def pause(self) -> None:
         """Take the lead and close the files, so that the process can fork; `resume` or `reset` afterwards."""
         self._take_lead()
-        self.close()
+        self._close_files()
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self._hand_on([])
 
     def _take_lead(self) -> None:
-        item = _Item(lambda connection: None)
-        self._await_lead(item)
-        while item.done:  # somebody else has done the nothing that was asked for; ask again
+        while True:
             item = _Item(lambda connection: None)
-            self._await_lead(item)
+            try:
+                self._await_lead(item)
+            except BaseException:
+                self._withdraw(item)
+                raise
+            if not item.done:  # or somebody else has done the nothing that was asked for
+                break
         with self._mutex:
             self._queue.remove(item)
 
     def _await_lead(self, item: _Item) -> None:
-        """Queue ``item`` and wait until it is done or this thread leads."""
+        """Queue ``item`` and wait until it is done or this thread leads.
+
+        Raises:
+            StoreError: this thread has a transaction open, and would wait for itself.
+        """
+        if self._holder == get_ident():
+            raise StoreError("this thread has a transaction open, and nothing else is written before that has ended")
         with self._mutex:
             self._queue.append(item)
-            lead = not self._leading
-            self._leading = True
+            lead = self._leader is None
+            if lead:
+                self._leader = item
         if not lead:
             item.gate.acquire()
+
+    def _withdraw(self, item: _Item) -> None:
+        """The thread of ``item`` was interrupted: nobody waits for it to lead."""
+        with self._mutex:
+            with suppress(ValueError):
+                self._queue.remove(item)
+            leads = self._leader is item
+        if leads:
+            self._hand_on([])
 
     def _hand_on(self, batch: list[_Item]) -> None:
         """Wake those whose operations were done, and the one who leads next."""
         with self._mutex:
-            heir = self._queue[0] if self._queue else None
-            self._leading = heir is not None
+            for item in batch:
+                with suppress(ValueError):  # its thread may have been interrupted
+                    self._queue.remove(item)
+            heir = self._leader = self._queue[0] if self._queue else None
         for item in batch:
             item.done = True
             item.gate.release()
@@ -165,16 +218,25 @@ class Committer:
         assert self._lock_file is not None
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         try:
-            connection.execute("BEGIN IMMEDIATE")
             try:
-                if len(batch) == 1:
-                    batch[0].value = batch[0].operation(connection)
-                else:
+                connection.execute("BEGIN IMMEDIATE")
+                self._committed = True  # unless it has to be rolled back
+                try:
+                    for item in batch:
+                        item.value = item.operation(connection)
+                except Exception:
+                    if len(batch) == 1:
+                        raise
+                    # Seldom: again, each on its own, so that only the one that raises is undone.
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    connection.execute("BEGIN IMMEDIATE")
                     for item in batch:
                         self._guarded(connection, item)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
+                    self._committed = False
                     connection.execute("ROLLBACK")
                 raise
             self._commits += 1
@@ -186,6 +248,7 @@ class Committer:
     def _guarded(self, connection: sqlite3.Connection, item: _Item) -> None:
         """One of many: what it raises is its own, unless SQLite has given up the whole transaction."""
         connection.execute("SAVEPOINT one")
+        item.error = None  # of a leader before, who was interrupted
         try:
             item.value = item.operation(connection)
         except Exception as error:
@@ -196,17 +259,23 @@ class Committer:
         connection.execute("RELEASE one")
 
     def _open(self) -> sqlite3.Connection:
-        if self._lock_file is None:
-            self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if self._connection is None:
             self._connection = self._connect()
+        if self._lock_file is None:  # after the look at what the file is: nothing is put beside somebody else's
+            self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         return self._connection
 
     def close(self) -> None:
-        """Close the connection, after the last operation."""
-        with self._mutex:
-            connection, self._connection = self._connection, None
-            lock_file, self._lock_file = self._lock_file, None
+        """Close the files when what is being committed is committed; the next operation opens them again."""
+        self._take_lead()
+        try:
+            self._close_files()
+        finally:
+            self._hand_on([])
+
+    def _close_files(self) -> None:
+        connection, self._connection = self._connection, None
+        lock_file, self._lock_file = self._lock_file, None
         if connection is not None:
             connection.close()
         if lock_file is not None:
@@ -222,7 +291,7 @@ def checkpoint(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout = 20")
     try:
         connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
-    except sqlite3.OperationalError:
-        pass  # the next one will do it
+    except sqlite3.Error:
+        pass  # what was committed is safe in the WAL; the next one will do it
     finally:
-        connection.execute("PRAGMA busy_timeout = 10000")
+        connection.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,14 @@ T = TypeVar("T")
 _NEW = [field.name for field in attrs.fields(NewRun)]
 _RUN = [field.name for field in attrs.fields(RunRecord) if field.name != "alive"]
 _STEP = [field.name for field in attrs.fields(StepRow)]
+
+_values = attrgetter(*_STEP)
+
+# The fence is looked at by the statement that writes: nobody can claim the run in between.
+_INSERT_STEP = (
+    f"INSERT INTO steps (run_id, fence, {', '.join(_STEP)}) SELECT ?, ?, {', '.join('?' * len(_STEP))}"
+    " FROM runs WHERE run_id = ? AND fence = ? AND status = 'running' ON CONFLICT DO NOTHING"
+)
 
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
 _WAL_BYTES = 300 * 4096
@@ -58,6 +67,8 @@ class SQLiteStore:
         self._committer = Committer(self._connect, f"{self.path}.lock")
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        if not self.path.parent.is_dir():
+            raise StoreError(f"store {self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
             new = not self.path.exists() or not self.path.stat().st_size
             self._committer.run(lambda connection: None)
@@ -114,10 +125,9 @@ class SQLiteStore:
         self._write(lambda connection: self._insert(connection, run_id, fence, rows))
 
     def _insert(self, connection: sqlite3.Connection, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
-        columns, marks = ", ".join(["run_id", "fence", *_STEP]), ", ".join("?" * (len(_STEP) + 2))
-        values = [(run_id, fence, *(getattr(row, name) for name in _STEP)) for row in rows]
-        self._check_fence(connection, run_id, fence)
-        connection.executemany(f"INSERT INTO steps ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+        values = [(run_id, fence, *_values(row), run_id, fence) for row in rows]
+        if connection.executemany(_INSERT_STEP, values).rowcount < len(rows):
+            self._check_fence(connection, run_id, fence)  # or paths that were recorded before
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         def operation(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,277 @@
+"""A flow's parameters as options: typed by its input class, with names, help and defaults taken from there.
+
+cyclopts knows options; how a text becomes a value is decided by the one converter that every input goes through, so
+that a command line, a JSON document and a dict in ``scope.exec`` mean the same.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime as dt
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from enum import EnumType
+from functools import partial
+from typing import Annotated, Any, NoReturn
+
+import attrs
+import cyclopts
+from cyclopts import Parameter
+
+from workflow_runner import Flow, Workflow, WorkflowContext
+from workflow_runner._core import codec
+from workflow_runner.cli.exits import CommandError, Exit
+from workflow_runner.errors import DefinitionError, InputError
+
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+def takes_context(flow: Flow[Any, Any]) -> bool:
+    """Whether a flow works on a `WorkflowContext`: a workflow, or a flow that is annotated so."""
+    return flow.input_type is WorkflowContext
+
+
+def read(flow: Flow[Any, Any], words: Sequence[str], *, command: str) -> Callable[[], Any] | None:
+    """Read a flow's parameters from the words after the target.
+
+    - A class with fields, as the annotated input of a flow or as the ``params`` of a workflow, gives an option for each
+      of them: ``dry_run`` becomes ``--dry-run``.
+    - Any other type gives one option, called as the handler's argument.
+    - Without a type every ``--some-name value`` is taken, as ``some_name``. A value that stands as JSON would write a
+      number, ``true``, ``false`` or ``null`` becomes that; every other stays a text, so that ``007`` and ``1.10`` lose
+      nothing.
+
+    Args:
+        flow: whose parameters.
+        words: as they stand on the command line.
+        command: what comes before them there, for the help page.
+
+    Returns:
+        What gives the data for ``scope.exec``, or for the params of a `WorkflowContext`; None if the help page was
+        asked for, which has been printed.
+
+    Raises:
+        CommandError: a parameter is unknown, missing or wrong; says which, and what it should be.
+    """
+    try:
+        parameters, finish = _options(flow)
+    except (DefinitionError, NameError) as error:
+        raise CommandError(Exit.NO_TARGET, f"the input of flow {flow.name!r} cannot be understood: {error}") from error
+
+    def collect(**given: Any) -> Callable[[], Any]:
+        return partial(finish, given)
+
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collect.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = new_app(command, help=_summary(flow), version_flags=[])
+    app.default(collect)
+    try:
+        made: Callable[[], Any] | None = app(words)
+    except cyclopts.CycloptsError as error:
+        # cyclopts looks for what is missing before it looks at what is too much: a misspelt name is both.
+        unknown = _misspelt(app, words) if isinstance(error, cyclopts.MissingArgumentError) else None
+        raise CommandError(Exit.PARAMETERS, unknown or explain(error, words), hint=f"see {command} --help") from error
+    return made
+
+
+def _misspelt(app: cyclopts.App, words: Sequence[str]) -> str | None:
+    known = [name for argument in app.assemble_argument_collection() for name in argument.names]
+    for word in words:
+        name = word.partition("=")[0]
+        near = difflib.get_close_matches(name, known, n=1)
+        if name.startswith("--") and near and name.partition(".")[0] not in known:
+            return f"Unknown option: {name}. Did you mean {near[0]}?"
+    return None
+
+
+def new_app(name: str, **settings: Any) -> cyclopts.App:
+    """A cyclopts app that returns and raises, and leaves it to us to print and to exit."""
+    app = cyclopts.App(
+        name=name,
+        help_flags=["--help"],
+        result_action="return_value",
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        **settings,
+    )
+    app["--help"].group = ""  # every page has it, none needs to say so
+    return app
+
+
+def explain(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
+    """What is wrong with the words, in our own."""
+    argument = error.argument
+    if isinstance(error.__cause__, ValueError) and not isinstance(error, cyclopts.ValidationError):
+        return str(error.__cause__)
+    if isinstance(error, cyclopts.MissingArgumentError) and argument is not None:
+        if argument.index is not None:
+            return f"{argument.name} is missing"
+        if argument.field_info.kind is inspect.Parameter.VAR_KEYWORD:
+            return f"{words[-1]} needs a value"
+        given = any(word.partition("=")[0] in argument.names for word in words)
+        meaning = f" ({argument.parameter.help.rstrip('.')})" if argument.parameter.help else ""
+        return (
+            f"{argument.name} {'needs a value' if given else 'is missing'}: {codec.type_name(argument.hint)}{meaning}"
+        )
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+        return f"{error.unused_tokens[0]!r} is no option: parameters are given as --name value"
+    return str(error).rstrip(".")
+
+
+# --- from a type to options -------------------------------------------------------------------------------------------
+
+
+def _options(flow: Flow[Any, Any]) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], Any]]:
+    """The options, and what makes the flow's input of those that were given."""
+    type_ = flow.input_type
+    if takes_context(flow):
+        type_ = (flow.params_type if isinstance(flow, Workflow) else None) or dict
+    if attrs.has(type_):
+        attrs.resolve_types(type_)
+        meanings = _meanings(type_)
+        fields = [field for field in attrs.fields(type_) if field.init]
+        return [_option(f.alias, f.type, _default(f), meanings.get(f.name)) for f in fields], dict
+    if type_ is Any or type_ in _MAPPINGS or typing.get_origin(type_) in _MAPPINGS:
+        anything = Parameter(
+            help="Any name and value, such as --limit 5.", converter=lambda _, tokens: _untyped(tokens)
+        )
+        name = inspect.Parameter("name", inspect.Parameter.VAR_KEYWORD, annotation=Annotated[Any, anything])
+        return [name], partial(_by_name, nothing=None if type_ is Any else {})
+    argument = list(inspect.signature(flow.handler).parameters.values())[1]
+    option = "*" if _has_fields(type_) else None  # its fields side by side, as those of an attrs class
+    parameter = _option(argument.name, type_, argument.default, None, option=option)
+    return [parameter], lambda given: given.get(argument.name)
+
+
+def _has_fields(type_: Any) -> bool:
+    """Whether it is a class with fields, or such a class or None."""
+    members = [member for member in typing.get_args(type_) if member is not types.NoneType]
+    cls = members[0] if len(members) == 1 and types.NoneType in typing.get_args(type_) else type_
+    return typing.is_typeddict(cls) or (isinstance(cls, type) and codec.record_fields(cls) is not None)
+
+
+def _option(
+    name: str, type_: Any, default: Any, meaning: str | None, *, option: str | None = None
+) -> inspect.Parameter:
+    option = option or "--" + cyclopts.default_name_transform(name)
+    settings = Parameter(
+        name=option,
+        help=meaning,
+        converter=convert,
+        negative_iterable=(),
+        consume_multiple=True,
+    )
+    # A field without annotation has None for its type: nothing a value could be checked against.
+    hint: Any = Annotated[Any if type_ is None else type_, settings]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    """What the help page shows; what is not given is filled in by the class itself."""
+    default: Any = field.default
+    if default is attrs.NOTHING:
+        return inspect.Parameter.empty
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return None if default.takes_self else default.factory()
+    return default
+
+
+def _meanings(type_: Any) -> dict[str, str]:
+    """What the fields mean: ``metadata={"help": ...}``, or the docstring of the class."""
+    import docstring_parser
+
+    documented = docstring_parser.parse(type_.__doc__ or "").params
+    meanings = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
+    return meanings | {field.name: field.metadata["help"] for field in attrs.fields(type_) if "help" in field.metadata}
+
+
+def _summary(flow: Flow[Any, Any]) -> str:
+    document = None if isinstance(flow, Workflow) else inspect.getdoc(flow.handler)
+    return document.partition("\n\n")[0] if document else f"The parameters of {flow.name}."
+
+
+# --- from words to values ---------------------------------------------------------------------------------------------
+
+
+# How to say what is not obvious.
+_KINDS: dict[Any, str] = {
+    dt.date: "a date such as 2013-02-28",
+    dt.datetime: "a time such as 2013-02-28T18:30:00+01:00",
+    dt.time: "a time of day such as 18:30",
+    dt.timedelta: "a number of seconds",
+    Decimal: "a decimal number",
+    int: "a whole number",
+    float: "a number",
+}
+
+
+def convert(type_: Any, tokens: Any) -> Any:
+    """Make a value of an option's words, by the rules of ``codec.structure``; a converter for cyclopts.
+
+    Args:
+        type_: the annotation, without ``None``.
+        tokens: the words; by name for an option with names inside, such as ``--prices.AAPL 441.40``.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: it does not fit; names the option.
+    """
+    if type_ is Any:
+        return _untyped(tokens)
+    value: Any
+    if isinstance(tokens, Mapping):
+        option = next(iter(tokens.values()))[0].keyword
+        value = {key: found[-1].value for key, found in tokens.items()}
+    else:
+        option = tokens[-1].keyword
+        value = tokens[-1].value
+        if _is_collection(typing.get_origin(type_) or type_):
+            value = [token.value for token in tokens]
+        elif isinstance(type_, EnumType):  # as the help page writes the names; the value itself is right as well
+            value = {cyclopts.default_name_transform(name): name for name in type_.__members__}.get(value, value)
+    try:
+        return codec.structure(value, type_, what=option)
+    except InputError:
+        if type_ not in _KINDS:
+            raise
+        raise InputError(f"{option}: expected {_KINDS[type_]}, got {value!r}") from None
+
+
+def _is_collection(type_: Any) -> bool:
+    return (
+        isinstance(type_, type) and issubclass(type_, collections.abc.Iterable) and not issubclass(type_, (str, bytes))
+    )
+
+
+def _untyped(tokens: Any) -> Any:
+    if isinstance(tokens, Mapping):
+        raise ValueError("a name with dots needs a flow with a typed input")
+    text = tokens[-1].value
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+    scalar = value is None or isinstance(value, (bool, int, float))
+    return value if scalar and json.dumps(value) == text else text
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN and Infinity are Python's own, not JSON
+
+
+def _by_name(given: dict[str, Any], *, nothing: Any) -> Any:
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        name = name.replace("-", "_")
+        if name in named:
+            raise CommandError(Exit.PARAMETERS, f"--{name.replace('_', '-')} is given twice")
+        named[name] = value
+    return named or nothing

@@ -1,0 +1,1 @@
+"""Runnable flows on real data; ``market_close`` is the one to read first."""
