@@ -261,6 +261,7 @@ def test_the_document_of_a_workflow_has_everything(command: Command) -> None:
         "flow",
         "run_id",
         "duration",
+        "answered",
         "result",
         "outputs",
         "steps",

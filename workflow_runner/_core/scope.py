@@ -66,11 +66,12 @@ class ScopeStats:
 class Closing:
     """The reason of a signal that a closing scope has set."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, why: str | None) -> None:
         self.name = name
+        self.why = why
 
     def __str__(self) -> str:
-        return f"scope {self.name!r} was closed"
+        return self.why or f"scope {self.name!r} was closed"
 
 
 class Scope:
@@ -333,7 +334,9 @@ class Scope:
 
     # -- ending
 
-    def close(self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None) -> None:
+    def close(
+        self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None, reason: str | None = None
+    ) -> None:
         """Take no more work, wait for what runs, and end the threads.
 
         Closing again is harmless: it waits for the first to be done, and cancels if it says so.
@@ -342,6 +345,7 @@ class Scope:
             cancel: tell everything to stop at once.
             timeout: the grace in seconds (0 or more). What has not ended by then is told to stop, its waiters are
                 released, and its thread is abandoned. None waits for as long as it takes.
+            reason: what those that are told to stop get as the reason; default: that the scope was closed.
 
         Raises:
             ContextError: called from a flow of this scope, which would wait for itself.
@@ -350,9 +354,10 @@ class Scope:
         above = CURRENT.get()
         if above is not None and above._scope is self and not above.root.status.terminal:
             raise ContextError(f"execution {above.name!r} cannot close the scope that it runs in")
+        stop = Closing(self.name, reason)
         self._closing = True
         if cancel:
-            self._cancel_all()
+            self._cancel_all(stop)
         if self._closer == threading.get_ident():  # a signal's handler, in the middle of the wait below
             return
         if not self._close_lock.acquire(timeout=-1.0 if grace is None else min(grace, threading.TIMEOUT_MAX)):
@@ -360,27 +365,26 @@ class Scope:
         try:
             self._closer = threading.get_ident()
             if not self._closed:
-                self._close(grace)
+                self._close(grace, stop)
                 self._closed = True
         except BaseException:  # an interrupt while it waits; the interpreter's end will close again, and wait less
-            self._cancel_all()
+            self._cancel_all(stop)
             raise
         finally:
             self._closer = 0
             self._close_lock.release()
 
-    def _close(self, grace: float | None) -> None:
+    def _close(self, grace: float | None, stop: Closing) -> None:
         end = None if grace is None else self._clock.monotonic() + grace
         for execution in self.executions:
             execution._wait(None if end is None else max(0.0, end - self._clock.monotonic()))
-        reason = Closing(self.name)
         for execution in self.executions:
-            later = execution._expire(reason)
+            later = execution._expire(stop)
             if later is not None:
                 later()
         for tracked in self._tracked.copy():
-            run_callbacks(tracked.signal._abort(reason))
-            tracked.end(ContextError(str(reason)))
+            run_callbacks(tracked.signal._abort(stop))
+            tracked.end(ContextError(str(stop)))
         self._slots.shutdown(1.0 if end is None else max(0.1, end - self._clock.monotonic()))
         self._watchdog.close()
         if "_executors" in self.__dict__:
@@ -392,9 +396,9 @@ class Scope:
                 log.error("extension.failed", error, extension=extension.name or type(extension).__name__)
         _scopes.discard(self)
 
-    def _cancel_all(self) -> None:
+    def _cancel_all(self, stop: Closing) -> None:
         for execution in self.executions:
-            execution.cancel(Closing(self.name))
+            execution.cancel(stop)
 
     def __enter__(self) -> Self:
         return self

@@ -386,8 +386,10 @@ class Scope(core.Scope):
             log.error("store.failed", error, scope=self.name)
         self._poll_for_cancels()
 
-    def close(self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None) -> None:
-        super().close(cancel=cancel, timeout=timeout)
+    def close(
+        self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None, reason: str | None = None
+    ) -> None:
+        super().close(cancel=cancel, timeout=timeout, reason=reason)
         if self.store is not None and self._owns_store:
             self.store.close()
 

@@ -78,15 +78,17 @@ def run_here(
     # The main thread does nothing but wait for whichever comes first.
     news: SimpleQueue[FlowExecution[Any] | signal.Signals] = SimpleQueue()
     scope = Scope(name="command", store=store)
+    first: FlowExecution[Any] | signal.Signals | None = None
     try:
         with told(news.put):
             execution = scope.exec(flow, input, timeout=timeout, idempotency_key=key)
             execution.add_done_callback(news.put)
             first = news.get()
         interrupted_by = first if isinstance(first, signal.Signals) else None
-        # closing, and not cancelling: somebody wants this process to end, not the run
     finally:
-        scope.close(cancel=True, timeout=GRACE)
+        # Closing, not cancelling, after a signal too: somebody wants this process to end, and not the run.
+        reason = f"interrupted by {first.name}" if isinstance(first, signal.Signals) else None
+        scope.close(cancel=True, timeout=GRACE, reason=reason)
     return _outcome(execution, interrupted_by)
 
 

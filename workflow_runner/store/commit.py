@@ -228,9 +228,11 @@ class Committer:
                     if len(batch) == 1:
                         raise
                     # Seldom: again, each on its own, so that only the one that raises is undone.
+                    self._committed = False
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     connection.execute("BEGIN IMMEDIATE")
+                    self._committed = True
                     for item in batch:
                         self._guarded(connection, item)
                 connection.execute("COMMIT")

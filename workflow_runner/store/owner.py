@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,32 +28,36 @@ class Owner:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._lock = threading.Lock()
         self._file: int | None = None
         self._id: str | None = None
 
     def id(self) -> str:
         """The owner's id; the first call takes the lock."""
-        if self._id is None:
-            self.directory.mkdir(exist_ok=True)
-            name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
-            file = os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file, self._id = file, name
-        return self._id
+        with self._lock:
+            if self._id is None:
+                self.directory.mkdir(exist_ok=True)
+                name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+                file = os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._file, self._id = file, name
+            return self._id
 
     def forked(self) -> None:
         """In a forked child: somebody else, without the parent's lock."""
         if self._file is not None:
             os.close(self._file)  # the parent's descriptor holds the lock on
         self._file = self._id = None
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Give the lock back."""
-        if self._file is not None and self._id is not None:
-            with suppress(FileNotFoundError):
-                (self.directory / self._id).unlink()
-            os.close(self._file)
-        self._file = self._id = None
+        with self._lock:
+            if self._file is not None and self._id is not None:
+                with suppress(OSError):
+                    (self.directory / self._id).unlink()
+                os.close(self._file)
+            self._file = self._id = None
 
 
 def alive(directory: Path, owner: str, host: str, boot: str) -> bool:
@@ -60,15 +65,15 @@ def alive(directory: Path, owner: str, host: str, boot: str) -> bool:
     if boot != boot_id():
         return host != socket.gethostname()  # of this machine, but from before it was started again: dead
     try:
-        file = os.open(directory / owner, os.O_RDWR | os.O_CLOEXEC)
+        file = os.open(directory / owner, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once do not see each other
     except BlockingIOError:
         return True
     else:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             (directory / owner).unlink()
         return False
     finally:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
-from workflow_runner.store import schema
+from workflow_runner.store import commit, schema
 from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
 from workflow_runner.store.commit import Committer, checkpoint
 from workflow_runner.store.owner import Owner, alive, boot_id
@@ -40,6 +40,9 @@ _INSERT_STEP = (
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
 _WAL_BYTES = 300 * 4096
 
+# So many run ids go into one question.
+_IDS = 500
+
 _stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 _hooked = False
 
@@ -59,11 +62,10 @@ class SQLiteStore:
     def __init__(self, path: str | os.PathLike[str], *, durability: str = "power") -> None:
         if durability not in ("power", "process"):
             raise StoreError(f"durability is 'power' or 'process', not {durability!r}")
-        self.path = Path(path).absolute()
+        self.path = Path(path).resolve()  # what stands beside the file is found there by every name it has
         self.durability = durability
         self.url = f"sqlite:///{self.path}" + ("" if durability == "power" else f"?durability={durability}")
         self._owner = Owner(Path(f"{self.path}.owners"))
-        self._known = False
         self._committer = Committer(self._connect, f"{self.path}.lock")
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
@@ -71,20 +73,24 @@ class SQLiteStore:
             raise StoreError(f"store {self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
             new = not self.path.exists() or not self.path.stat().st_size
-            self._committer.run(lambda connection: None)
-            if new:
-                self._grow_wal()
+            try:
+                self._committer.run(lambda connection: None)
+                if new:
+                    self._grow_wal()
+            except BaseException:
+                self._committer.close()
+                raise
         _stores.add(self)
         _hook()
 
     # -- verbs; what they promise stands in base
 
     def submit(self, run: NewRun) -> tuple[RunRecord, bool]:
-        owner, now = self._owner.id(), time.time()
+        owner, now = self._owner_id(), time.time()
         values = [getattr(run, name) for name in _NEW]
 
         def operation(connection: sqlite3.Connection) -> bool:
-            self._introduce(connection)
+            self._introduce(connection, owner)
             columns = ", ".join([*_NEW, "status", "owner", "fence", "created_at", "started_at"])
             marks = ", ".join("?" * len(_NEW))
             cursor = connection.execute(
@@ -100,15 +106,17 @@ class SQLiteStore:
             raise StoreError(f"run {run.run_id!r} is in {self.path} already; a run_id is never used twice")
         return found, False
 
-    def claim(self, run_id: str) -> RunRecord:
-        owner = self._owner.id()
+    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
+        owner = self._owner_id()
         while True:
             run = self.run(run_id)
             if run.alive:
                 raise RunOwned(f"run {run_id} is being executed by {run.owner}")
+            if seen is not None and run.fence != seen:
+                raise RunOwned(f"run {run_id} was executed by another process meanwhile: it is {run.status}")
 
             def operation(connection: sqlite3.Connection, fence: int = run.fence) -> bool:
-                self._introduce(connection)
+                self._introduce(connection, owner)
                 cursor = connection.execute(
                     "UPDATE runs SET owner = ?, fence = fence + 1, status = 'running', cancel_requested = NULL,"
                     " finished_at = NULL, result = NULL, error = NULL, started_at = coalesce(started_at, ?)"
@@ -159,6 +167,7 @@ class SQLiteStore:
         def operation(connection: sqlite3.Connection) -> None:
             self._check_fence(connection, run_id, fence)
             connection.executemany("DELETE FROM steps WHERE run_id = ? AND path = ?", [(run_id, p) for p in paths])
+            connection.executemany("DELETE FROM attempts WHERE run_id = ? AND path = ?", [(run_id, p) for p in paths])
 
         self._write(operation)
 
@@ -177,12 +186,16 @@ class SQLiteStore:
         return self._write(operation)
 
     def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
-        marks = ", ".join("?" * len(run_ids))
-        rows = self._read(
-            f"SELECT run_id, cancel_requested FROM runs WHERE run_id IN ({marks}) AND cancel_requested IS NOT NULL",
-            run_ids,
-        )
-        return dict(rows)
+        asked: dict[str, str] = {}
+        for start in range(0, len(run_ids), _IDS):
+            some = run_ids[start : start + _IDS]
+            rows = self._read(
+                "SELECT run_id, cancel_requested FROM runs WHERE cancel_requested IS NOT NULL"
+                f" AND run_id IN ({', '.join('?' * len(some))})",
+                some,
+            )
+            asked.update(rows)
+        return asked
 
     def run(self, run_id: str) -> RunRecord:
         found = self._runs("WHERE run_id = ?", (run_id,))
@@ -209,22 +222,30 @@ class SQLiteStore:
         rows = self._read(f"SELECT {', '.join(_STEP)} FROM steps WHERE run_id = ? ORDER BY seq", (run_id,))
         return [StepRow(**dict(zip(_STEP, row, strict=True))) for row in rows]
 
+    def checkpoints(self, run_id: str) -> list[StepRow]:
+        self.run(run_id)  # an unknown run is an error
+        return [row for row in self.steps(run_id) if row.kind == "step"]
+
     def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
         return self._read(
             "SELECT path, attempt, started_at, error FROM attempts WHERE run_id = ? ORDER BY id", (run_id,)
         )
 
     def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
-        ended = "('completed')" if keep_failed else "('completed', 'failed', 'cancelled')"
-        before = time.time() if older_than is None else time.time() - older_than
+        conditions = ["status = 'completed'" if keep_failed else "status IN ('completed', 'failed', 'cancelled')"]
+        values: list[float] = []
+        if older_than is not None:
+            conditions.append("finished_at <= ?")
+            values.append(time.time() - older_than)
+        if keep_last > 0:  # older than the last of those that stay; if there are not so many, than NULL
+            conditions.append(
+                "created_at < (SELECT created_at FROM runs AS newer WHERE newer.flow = runs.flow"
+                " ORDER BY created_at DESC LIMIT 1 OFFSET ?)"
+            )
+            values.append(keep_last - 1)
 
         def operation(connection: sqlite3.Connection) -> int:
-            cursor = connection.execute(
-                f"DELETE FROM runs WHERE status IN {ended} AND finished_at <= ? AND (SELECT count(*) FROM runs AS newer"
-                " WHERE newer.flow = runs.flow AND newer.created_at > runs.created_at) >= ?",
-                (before, keep_last),
-            )
-            return cursor.rowcount
+            return connection.execute(f"DELETE FROM runs WHERE {' AND '.join(conditions)}", values).rowcount
 
         return self._write(operation)
 
@@ -235,8 +256,6 @@ class SQLiteStore:
                 self._reader = None
         self._committer.close()
         self._owner.close()
-        self._known = False
-        _stores.discard(self)
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {self.url}>"
@@ -258,14 +277,16 @@ class SQLiteStore:
         if row[0] != fence or row[1] != "running":
             raise OwnershipLost(f"run {run_id} was taken over: it is {row[1]}, owned by {row[2]}")
 
-    def _introduce(self, connection: sqlite3.Connection) -> None:
-        """Write this process into the owners, once."""
-        if not self._known:
-            connection.execute(
-                "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?, ?)",
-                (self._owner.id(), socket.gethostname(), boot_id(), os.getpid(), time.time()),
-            )
-            self._known = True
+    def _owner_id(self) -> str:
+        with self._errors():
+            return self._owner.id()
+
+    def _introduce(self, connection: sqlite3.Connection, owner: str) -> None:
+        """Write this process into the owners, in the transaction in which it becomes one."""
+        connection.execute(
+            "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?, ?)",
+            (owner, socket.gethostname(), boot_id(), os.getpid(), time.time()),
+        )
 
     def _runs(self, rest: str, values: Sequence[Any] = ()) -> list[RunRecord]:
         columns = ", ".join(f"runs.{name}" for name in _RUN)
@@ -274,7 +295,8 @@ class SQLiteStore:
         for *fields, host, boot in rows:
             record = RunRecord(**dict(zip(_RUN, fields, strict=True)))
             if record.status == "running" and record.owner is not None and host is not None:
-                record = attrs.evolve(record, alive=alive(self._owner.directory, record.owner, host, boot))
+                with self._errors():
+                    record = attrs.evolve(record, alive=alive(self._owner.directory, record.owner, host, boot))
             records.append(record)
         return records
 
@@ -296,9 +318,8 @@ class SQLiteStore:
             raise StoreError(f"store {self.path}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=commit.BUSY)
         try:
-            connection.execute("PRAGMA busy_timeout = 10000")
             schema.check(connection, str(self.path))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self.durability == 'power' else 'NORMAL'}")
@@ -334,7 +355,6 @@ class SQLiteStore:
         self._committer.reset()
         self._read_lock = threading.Lock()
         self._owner.forked()
-        self._known = False
 
 
 class _OpenTransaction:
