@@ -251,6 +251,7 @@ class Scope(core.Scope):
         start_from: str | None = None,
         allow_changed: bool = False,
         timeout: float | dt.timedelta | None = None,
+        wait: bool = False,
     ) -> FlowExecution[Any]:
         """Go on with a run: what was recorded is answered, the rest runs.
 
@@ -263,6 +264,7 @@ class Scope(core.Scope):
             start_from: the name of a step: it and all recorded after it are made again.
             allow_changed: go on although the workflow's steps have changed.
             timeout: as for `exec`.
+            wait: if another process executes it, return a handle that follows it instead of raising.
 
         Raises:
             RunNotFound: there is no such run.
@@ -281,7 +283,14 @@ class Scope(core.Scope):
             return ended
         if not allow_changed:
             _check_shape(flow, record)
-        claimed = store.claim(run_id)
+        try:
+            claimed = store.claim(run_id)
+        except RunOwned:
+            if not wait:
+                raise
+            following = self._attached(execution, store.run(run_id))
+            self._submit(following)
+            return following
         try:
             if start_from is not None:
                 store.forget(run_id, claimed.fence, _paths_from(flow, start_from, store.steps(run_id)))
