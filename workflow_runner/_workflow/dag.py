@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workflow_runner._core.fanout import FanOut
@@ -52,8 +52,10 @@ class Dag(FanOut):
         self._added: dict[int, Addition] = {}
         # the steps that have failed, or were skipped because of one that has
         self._lost: set[int] = set()
-        # contexts that were folded already, by the step after which they stand
-        self._after: dict[int, WorkflowContext] = {}
+        # those that have updated params, as the bits of a number
+        self._writers = 0
+        # the contexts that steps were given
+        self._before: dict[int, WorkflowContext] = {}
 
     def has_more(self) -> bool:
         return bool(self._ready) and not (self._stopped or self._above_signal._aborted)
@@ -118,6 +120,8 @@ class Dag(FanOut):
                 self._lost.add(index)
             else:
                 self._added[index] = addition
+                if addition[1]:
+                    self._writers |= 1 << index
             while ended:
                 before = ended.pop()
                 for i in graph.after[before]:
@@ -145,35 +149,44 @@ class Dag(FanOut):
             MergeConflict: two of them that may run side by side wrote different values to one param.
         """
         graph = self.graph
-        direct: Iterable[int]
         if index is None:
-            needed, direct = (1 << len(graph.nodes)) - 1, graph.order
+            needed, direct = (1 << len(graph.nodes)) - 1, tuple(graph.order)
         else:
             needed, direct = graph.ancestors[index], graph.before[index]
-        self._check_conflicts(needed)
-        # go on from the context of the need with the most ancestors
-        base = max((b for b in direct if b in self._after), key=lambda b: graph.ancestors[b].bit_count(), default=None)
+        if not needed:
+            return self._start
+        if self._writers & needed:
+            self._check_conflicts(needed)
+        # go on from the context of the need with the most ancestors; in a chain only that need itself is missing
+        base = max((b for b in direct if b in self._before), key=lambda b: graph.ancestors[b].bit_count(), default=None)
         if base is None:
-            context, have = self._start, 0
+            context, missing = self._start, needed
         else:
-            context, have = self._after[base], graph.ancestors[base] | 1 << base
-        for i in graph.order:
-            if (needed & ~have) >> i & 1 and i in self._added:
+            context, missing = self._before[base], needed & ~graph.ancestors[base]
+        for i in self._in_order(missing):
+            if i in self._added:
                 context = add(context, self._added[i])
-        for b in direct:
-            if graph.ancestors[b] | 1 << b == needed:
-                self._after[b] = context
+        if index is not None:
+            self._before[index] = context
         return context
+
+    def _in_order(self, steps: int) -> list[int]:
+        """The indices in ``steps``, as bits, in topological order."""
+        found = []
+        while steps:
+            lowest = steps & -steps
+            found.append(lowest.bit_length() - 1)
+            steps ^= lowest
+        return sorted(found, key=self.graph.rank.__getitem__)
 
     def _check_conflicts(self, needed: int) -> None:
         graph = self.graph
         writers: dict[str, list[int]] = {}
-        for i, (_, updates) in list(self._added.items()):
-            if updates and needed >> i & 1:
-                for param in updates:
-                    writers.setdefault(param, []).append(i)
+        for i in self._in_order(self._writers & needed):
+            for param in self._added[i][1]:
+                writers.setdefault(param, []).append(i)
         for param, steps in writers.items():
-            steps.sort()
+            steps.sort()  # by declaration, for the message
             for a in steps:
                 for b in steps:
                     side_by_side = a < b and not (graph.ancestors[a] >> b & 1 or graph.ancestors[b] >> a & 1)

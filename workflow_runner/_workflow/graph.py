@@ -55,6 +55,7 @@ class Graph:
         before: for each index those it needs.
         after: for each index those that need it.
         order: indices in topological order, by declaration where several may come first.
+        rank: for each index its place in ``order``.
         ancestors: for each index all that come before it, as the bits of a number.
         height: for each index how many steps are in the longest chain below it.
     """
@@ -75,6 +76,7 @@ class Graph:
             for b in before:
                 self.after[b].append(i)
         self.order = self._topological()
+        self.rank = {i: place for place, i in enumerate(self.order)}
         self.ancestors = [0] * len(steps)
         for i in self.order:
             for b in self.before[i]:
@@ -157,6 +159,8 @@ class Node:
             FLOW.set(workflow)
             STEP.set(name)
             value = body(ctx, context)
+            if type(value) is dict:
+                return StepResult.ok(value)
             if type(value) is StepResult and value.success:
                 return value
             return as_result(name, value, ctx, context)
