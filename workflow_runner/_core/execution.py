@@ -174,8 +174,10 @@ class Task:
                 gate.release()
         if self._deadline is not None:
             self._scope._watchdog.cancel(self._deadline)
-        if ctx._signal is not None or ctx._cleanup:
+        if ctx._cleanup:
             self._call(ctx._let_go, elsewhere=let_go is not None)
+        elif ctx._signal is not None:
+            ctx._signal._detach()
         if self._news:
             self._call(self._tell_news, elsewhere=let_go is not None)
         return True
@@ -322,9 +324,10 @@ class FlowExecution(Task, Generic[Out]):
 
     def _body(self) -> Any:
         ctx, flow, input = self.ctx, self.flow, self.input
-        ctx._trace_id = flow.trace_id(input)
-        RUN_ID.set(ctx.id)
-        TRACE_ID.set(ctx._trace_id or ctx.id)
+        run_id = ctx.id
+        ctx._trace_id = trace_id = flow.trace_id(input) or run_id
+        RUN_ID.set(run_id)
+        TRACE_ID.set(trace_id)
         if STEP.get() is not ...:  # a run inside a step of another one
             STEP.set(...)
         if flow.retry is None and not self._scope._wraps:

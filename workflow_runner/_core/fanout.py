@@ -106,8 +106,12 @@ class FanOut:
 
     def run(self, worker: Worker) -> bool:
         """Help: take items while there are any and nobody else waits for a slot."""
-        self._work(worker)
+        self._help(worker)
         return False
+
+    def _help(self, worker: Worker | None) -> None:
+        """Work in a thread that is not the caller's, with the caller's context variables."""
+        self._contextvars.copy().run(self._work, worker)
 
     def has_more(self) -> bool:
         """Whether there is something for a helper to start."""
@@ -148,7 +152,7 @@ class FanOut:
                 gate.acquire()
             else:
                 try:
-                    below._work(None)
+                    below._help(None)
                 finally:
                     with slots.lock:
                         below._leave()
@@ -454,7 +458,7 @@ class Stream(FanOut):
                 gate.acquire()
                 self._above_signal.throw_if_aborted()
             else:
-                self._run_item(*item)
+                self._contextvars.copy().run(self._run_item, *item)
 
     def _work(self, worker: Worker | None) -> None:
         above, pending = self._above_signal, self._slots.pending

@@ -297,10 +297,13 @@ class Scope:
         try:
             if self._closing:
                 self._check_open()
-            return self._slots.run_here(execution, on_own_slot=on_slot_of(self))
+            ran = self._slots.run_here(execution, on_own_slot=on_slot_of(self))
         except BaseException:
             self._refuse(execution)
             raise
+        if not ran:
+            self._live.pop(execution, None)
+        return ran
 
     def _refuse(self, execution: FlowExecution[Any]) -> None:
         """Nobody gets to see ``execution``; only `close` may have, and waits for it."""

@@ -25,6 +25,7 @@ and, of every fan-out, ``wanted``, ``joined`` and ``gate``. Schedules it decides
 from __future__ import annotations
 
 import concurrent.futures.thread as _stdlib
+import gc
 import itertools
 import os
 import sys
@@ -33,6 +34,7 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from workflow_runner._core import log
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 
 
 _HERE = os.path.dirname(__file__)
+_OURS = (_HERE, os.path.join(os.path.dirname(_HERE), "_workflow"))
+
+# Seconds after which an abandoned thread that has not come back is logged.
+_REPORT_AFTER = 0.05
 
 
 class Work(Protocol):
@@ -104,8 +110,9 @@ class Threads(ThreadPoolExecutor):
         starter.join()
         if failed:
             raise failed[0]
-        for thread in tuple(self._threads):
-            _stdlib._threads_queues.pop(thread, None)  # type: ignore[attr-defined]
+        for thread, queue in tuple(_stdlib._threads_queues.items()):
+            if queue is self._work_queue:
+                del _stdlib._threads_queues[thread]  # type: ignore[attr-defined]
 
     def join(self, timeout: float, but: set[int]) -> None:
         """Wait for the threads, ``but`` those with these ids, each at most ``timeout`` seconds."""
@@ -131,6 +138,8 @@ class Slots:
         self.pending: deque[Work] = deque()
         self.wishes: OrderedDict[FanOut, None] = OrderedDict()
         self.abandoned: dict[Worker, Work] = {}
+        self._unreported: list[Worker] = []
+        self._reporting = False
         self._ticket = itertools.count().__next__
         self._threads = Threads(self.name)
 
@@ -378,25 +387,59 @@ class Slots:
         return True
 
     def report(self, workers: list[Worker]) -> None:
-        """Log each of ``workers`` that has not come back, with its stack."""
-        for worker in workers:
-            self._report(worker)
+        """Log each of ``workers`` that has not come back by the time somebody looks, with its stack."""
+        with self.lock:
+            self._unreported += workers
+            start = not self._reporting
+            self._reporting = True
+        if start:
+            self.spare(self._report_batches)
 
-    def _report(self, worker: Worker) -> None:
-        doing = self.abandoned.get(worker)
-        frame = sys._current_frames().get(worker.thread_id)
-        if doing is None or frame is None:
+    def _report_batches(self) -> None:
+        going_on = True
+        while going_on:
+            # Those that obey the signal come back meanwhile, and a thousand deadlines are one look at the stacks.
+            threading.Event().wait(_REPORT_AFTER)
+            self._report_batch()
+            with self.lock:
+                going_on = self._reporting = bool(self._unreported)
+
+    def _report_batch(self) -> None:
+        with self.lock:
+            batch, self._unreported = self._unreported, []
+            stuck = [(worker, self.abandoned[worker]) for worker in batch if worker in self.abandoned]
+        if not stuck:
             return
-        name = next((t.name for t in threading.enumerate() if t.ident == worker.thread_id), "?")
-        lines = traceback.format_stack(frame)
-        ours = [n for n, line in enumerate(lines) if _HERE in line]
-        # the frames of the one who was called by us: what lies above is the same for every thread
-        stack = "".join(lines[ours[-1] + 1 :] if ours else lines) or "".join(lines[-1:])
-        log.warning("thread.abandoned", scope=self.name, thread=name, **doing.describe(), stack=stack)
+        frames = _current_frames()
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        for worker, doing in stuck:
+            frame = frames.get(worker.thread_id)
+            if frame is not None:
+                thread = names.get(worker.thread_id, "?")
+                log.warning("thread.abandoned", scope=self.name, thread=thread, **doing.describe(), stack=_stack(frame))
 
     def shutdown(self, timeout: float) -> None:
         """Let idle threads end and wait for those that are not abandoned, each at most ``timeout`` seconds."""
         with self.lock:
             stuck = {worker.thread_id for worker in self.abandoned}
+        self._report_batch()
         self._threads.shutdown(wait=False)
         self._threads.join(timeout, stuck)
+
+
+def _current_frames() -> dict[int, FrameType]:
+    # A garbage collection inside this call can deadlock with a thread that starts (python/cpython#106883).
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _stack(frame: FrameType) -> str:
+    """The frames of what was called by us: those above are the same for every thread."""
+    lines = traceback.format_stack(frame)
+    ours = [n for n, line in enumerate(lines) if any(path in line for path in _OURS)]
+    return "".join(lines[ours[-1] + 1 :] if ours else lines) or lines[-1]

@@ -196,15 +196,21 @@ class Scope(core.Scope):
         for live in self.executions:
             if live.id == record.run_id:
                 return live
-        if record.status == "completed":
-            return self._ended(execution, record)
-        if record.alive:
-            return self._followed(execution, record)
-        try:
-            claimed = self.store.claim(record.run_id)
-        except RunOwned:  # somebody else was quicker
-            return self._followed(execution, record)
-        return self._resumed(execution, claimed, None, False)
+        while not record.alive:
+            if record.status == "completed":
+                return self._ended(execution, record)
+            _check_shape(execution.flow, record)
+            try:
+                claimed = self.store.claim(record.run_id, record.fence)
+            except RunOwned:  # somebody else was quicker, and may have ended it
+                record = self.store.run(record.run_id)
+                continue
+            try:
+                return self._resumed(execution, claimed, None, False)
+            except BaseException:
+                self.store.release(record.run_id, claimed.fence)
+                raise
+        return self._followed(execution, record)
 
     def _ended(self, execution: FlowExecution[Any], record: RunRecord) -> FlowExecution[Any]:
         execution.ctx._id = record.run_id
@@ -284,11 +290,14 @@ class Scope(core.Scope):
         if not allow_changed:
             _check_shape(flow, record)
         try:
-            claimed = store.claim(run_id)
+            claimed = store.claim(run_id, record.fence)
         except RunOwned:
+            record = store.run(run_id)
+            if record.status == "completed" and start_from is None and params_override is None:
+                return self._ended(execution, record)  # by one who was quicker
             if not wait:
                 raise
-            following = self._attached(execution, store.run(run_id))
+            following = self._attached(execution, record)
             self._submit(following)
             return following
         try:
@@ -394,6 +403,10 @@ class Scope(core.Scope):
         except StoreError as error:
             log.error("store.failed", error, scope=self.name)
         self._poll_for_cancels()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._polling = False  # the watchdog that was asked to look for cancels is the parent's
 
     def close(
         self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None, reason: str | None = None

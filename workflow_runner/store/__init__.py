@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from workflow_runner.errors import StoreError
 from workflow_runner.store.base import Store
@@ -13,7 +13,7 @@ def open_store(url: str) -> Store:
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (``?durability=process`` for less than a sync for
-            each step), or ``memory:``.
+            each step), or ``memory:``. The path is taken as it stands, without any escapes, up to the ``?``.
 
     Returns:
         The store; close it when you are done.
@@ -21,15 +21,16 @@ def open_store(url: str) -> Store:
     Raises:
         StoreError: the URL is of no known kind, or the store cannot be opened.
     """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    if parts.scheme == "sqlite" and parts.path.startswith("/") and len(parts.path) > 1:
+    location, _, query = url.partition("?")
+    kind, _, path = location.partition(":///")
+    if kind == "sqlite" and path and path != ":memory:":
+        options = dict(parse_qsl(query, keep_blank_values=True))
         unknown = set(options) - {"durability"}
         if unknown:
             raise StoreError(f"store {url!r}: unknown option {', '.join(sorted(unknown))}; there is durability")
         from workflow_runner.store.sqlite import SQLiteStore
 
-        return SQLiteStore(parts.path[1:], durability=options.get("durability", "power"))
+        return SQLiteStore(path, durability=options.get("durability", "power"))
     if url == "memory:":
         from workflow_runner.store.memory import MemoryStore
 

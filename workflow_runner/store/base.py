@@ -142,12 +142,17 @@ class Store(Protocol):
         """
         ...
 
-    def claim(self, run_id: str) -> RunRecord:
-        """Become the owner of a run that nobody holds.
+    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
+        """Become the owner of a run that nobody holds, whatever its status.
+
+        Args:
+            run_id: the run.
+            seen: the fence that it had when the caller looked, who would decide otherwise if it had been executed
+                since.
 
         Raises:
             RunNotFound: there is none.
-            RunOwned: a living process holds it; names it.
+            RunOwned: a living process holds it, or one has held it since the caller looked; names it.
         """
         ...
 
@@ -180,7 +185,7 @@ class Store(Protocol):
         ...
 
     def forget(self, run_id: str, fence: int, paths: Sequence[str]) -> None:
-        """Delete the outcomes of these paths, so that they are made again.
+        """Delete the outcomes of these paths, and what `attempt` has noted of them, so that they are made again.
 
         Raises:
             OwnershipLost: as `record`.
@@ -192,7 +197,14 @@ class Store(Protocol):
         ...
 
     def request_cancel(self, run_id: str, reason: str = "") -> bool:
-        """Ask whoever runs it to stop; False if it has ended."""
+        """Ask whoever runs it to stop; one that nobody runs is cancelled at once.
+
+        Returns:
+            False if it had ended.
+
+        Raises:
+            RunNotFound: there is none.
+        """
         ...
 
     def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
@@ -219,6 +231,14 @@ class Store(Protocol):
 
     def steps(self, run_id: str) -> list[StepRow]:
         """The outcomes of a run, in the order of recording."""
+        ...
+
+    def checkpoints(self, run_id: str) -> list[StepRow]:
+        """The steps of a run from which it can go on: as `steps`, without what lies inside them.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
         ...
 
     def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:

@@ -6,8 +6,8 @@ so an operation may run twice, and only the database counts. ``_mutex`` guards t
 belongs to the leader. Around the transaction a ``flock`` on ``<file>.lock`` queues processes, which SQLite's own busy
 wait would let poll.
 
-A thread may be interrupted (``KeyboardInterrupt``) wherever it stands. Operations stay in the queue until they are done,
-so that whoever leads next finds those that an interrupted leader has left; only its own caller sees the interrupt.
+A thread may be interrupted (``KeyboardInterrupt``) wherever it stands. Operations stay in the queue until they are
+done, so that whoever leads next finds those that an interrupted leader has left; nobody else sees the interrupt.
 """
 
 from __future__ import annotations
@@ -54,10 +54,15 @@ class Committer:
     def __init__(self, connect: Callable[[], sqlite3.Connection], lock_path: str) -> None:
         self._connect = connect
         self._lock_path = lock_path
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        """Start afresh: at first, and in a forked child, which must not touch the parent's connection."""
+    def forked(self) -> sqlite3.Connection | None:
+        """In a forked child: start afresh; gives the connection, if it could not be closed before."""
+        connection = self._connection
+        self._reset()
+        return connection
+
+    def _reset(self) -> None:
         self._mutex = allocate_lock()
         self._queue: deque[_Item] = deque()
         # whose thread leads
@@ -154,7 +159,11 @@ class Committer:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def pause(self) -> None:
-        """Take the lead and close the files, so that the process can fork; `resume` or `reset` afterwards."""
+        """Take the lead and close the files, so that the process can fork; `resume` or `forked` afterwards.
+
+        Raises:
+            StoreError: this thread has a transaction open.
+        """
         self._take_lead()
         self._close_files()
 

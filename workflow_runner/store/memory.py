@@ -13,8 +13,6 @@ import attrs
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
 
-_ACTIVE = ("pending", "running")
-
 
 class MemoryStore:
     """The contract of ``base``, as far as one process goes."""
@@ -56,11 +54,13 @@ class MemoryStore:
             self._attempts[run.run_id] = []
             return record, True
 
-    def claim(self, run_id: str) -> RunRecord:
+    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
         with self._lock:
             run = self.run(run_id)
             if run.alive:
                 raise RunOwned(f"run {run_id} is being executed by {run.owner}")
+            if seen is not None and run.fence != seen:
+                raise RunOwned(f"run {run_id} was executed by another thread meanwhile: it is {run.status}")
             return self._set(
                 run_id,
                 owner=self._owner,
@@ -76,8 +76,9 @@ class MemoryStore:
     def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
         with self._lock:
             self._check_fence(run_id, fence)
-            for row in rows:
-                self._steps[run_id].setdefault(row.path, row)
+            steps = self._steps[run_id]
+            for path, row in [(row.path, row) for row in rows]:  # read them all before any is written
+                steps.setdefault(path, row)
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         with self._lock:
@@ -103,6 +104,7 @@ class MemoryStore:
             self._check_fence(run_id, fence)
             for path in paths:
                 self._steps[run_id].pop(path, None)
+            self._attempts[run_id] = [noted for noted in self._attempts[run_id] if noted[0] not in set(paths)]
 
     def override(self, run_id: str, fence: int, overrides: str) -> None:
         with self._lock:
@@ -111,10 +113,12 @@ class MemoryStore:
 
     def request_cancel(self, run_id: str, reason: str = "") -> bool:
         with self._lock:
-            if self.run(run_id).status not in _ACTIVE:
-                return False
-            self._set(run_id, cancel_requested=reason)
-            return True
+            run = self.run(run_id)
+            if run.alive:
+                self._set(run_id, cancel_requested=reason)
+            elif run.status == "pending":
+                self._set(run_id, cancel_requested=reason, status="cancelled", finished_at=time.time())
+            return run.alive or run.status == "pending"
 
     def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
         with self._lock:
@@ -146,13 +150,17 @@ class MemoryStore:
         with self._lock:
             return sorted(self._steps.get(run_id, {}).values(), key=lambda row: row.seq)
 
+    def checkpoints(self, run_id: str) -> list[StepRow]:
+        self.run(run_id)  # an unknown run is an error
+        return [row for row in self.steps(run_id) if row.kind == "step"]
+
     def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
         with self._lock:
             return list(self._attempts.get(run_id, ()))
 
     def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
         ended = {"completed"} if keep_failed else {"completed", "failed", "cancelled"}
-        before = time.time() - (older_than or 0.0)
+        before = float("inf") if older_than is None else time.time() - older_than
         with self._lock:
             doomed = []
             for run in self._runs.values():

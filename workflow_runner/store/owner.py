@@ -43,6 +43,11 @@ class Owner:
                 self._file, self._id = file, name
             return self._id
 
+    @property
+    def current(self) -> str | None:
+        """The owner's id, if it has one."""
+        return self._id
+
     def forked(self) -> None:
         """In a forked child: somebody else, without the parent's lock."""
         if self._file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sqlite3
@@ -9,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
@@ -34,7 +35,7 @@ _values = attrgetter(*_STEP)
 # The fence is looked at by the statement that writes: nobody can claim the run in between.
 _INSERT_STEP = (
     f"INSERT INTO steps (run_id, fence, {', '.join(_STEP)}) SELECT ?, ?, {', '.join('?' * len(_STEP))}"
-    " FROM runs WHERE run_id = ? AND fence = ? AND status = 'running' ON CONFLICT DO NOTHING"
+    " FROM runs WHERE run_id = ? AND fence = ? AND owner = ? AND status = 'running' ON CONFLICT DO NOTHING"
 )
 
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
@@ -45,6 +46,7 @@ _IDS = 500
 
 _stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 _hooked = False
+_of_the_parent: list[sqlite3.Connection | None] = []
 
 
 class SQLiteStore:
@@ -69,15 +71,21 @@ class SQLiteStore:
         self._committer = Committer(self._connect, f"{self.path}.lock")
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        # the runs of this process, with the fences that it was given
+        self._executed: set[tuple[str, int]] = set()
         if not self.path.parent.is_dir():
             raise StoreError(f"store {self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
             new = not self.path.exists() or not self.path.stat().st_size
             try:
-                self._committer.run(lambda connection: None)
                 if new:
-                    self._grow_wal()
+                    self._make()
+                else:
+                    self._read("SELECT 1")  # no write: who only looks must not wait for one who writes
+                    if not os.access(self.path, os.W_OK):
+                        raise StoreError(f"store {self.path} is read-only")
             except BaseException:
+                self._close_reader()
                 self._committer.close()
                 raise
         _stores.add(self)
@@ -99,6 +107,7 @@ class SQLiteStore:
             )
             return cursor.rowcount == 1
 
+        self._executed.add((run.run_id, 1))
         if self._write(operation):
             return self.run(run.run_id), True
         found = self.find(run.flow, run.idem_key) if run.idem_key is not None else None
@@ -125,6 +134,7 @@ class SQLiteStore:
                 )
                 return cursor.rowcount == 1
 
+            self._executed.add((run_id, run.fence + 1))
             if self._write(operation):
                 return self.run(run_id)
             # somebody else was quicker: look again who it is
@@ -133,8 +143,9 @@ class SQLiteStore:
         self._write(lambda connection: self._insert(connection, run_id, fence, rows))
 
     def _insert(self, connection: sqlite3.Connection, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
-        values = [(run_id, fence, *_values(row), run_id, fence) for row in rows]
-        if connection.executemany(_INSERT_STEP, values).rowcount < len(rows):
+        owner = self._owner.current
+        values = [(run_id, fence, *_values(row), run_id, fence, owner) for row in rows]
+        if connection.executemany(_INSERT_STEP, values).rowcount < (len(rows) or 1):
             self._check_fence(connection, run_id, fence)  # or paths that were recorded before
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
@@ -149,15 +160,17 @@ class SQLiteStore:
         self._write(operation)
 
     def finish(self, run_id: str, fence: int, status: str, result: str | None, error: str | None) -> None:
-        self._update(
-            run_id,
-            fence,
-            "status = ?, result = ?, error = ?, finished_at = ?, owner = NULL",
-            (status, result, error, time.time()),
-        )
+        values = (status, result, error, time.time())
+        try:
+            self._update(run_id, fence, "status = ?, result = ?, error = ?, finished_at = ?, owner = NULL", values)
+        finally:
+            self._executed.discard((run_id, fence))
 
     def release(self, run_id: str, fence: int) -> None:
-        self._update(run_id, fence, "status = 'pending', owner = NULL", ())
+        try:
+            self._update(run_id, fence, "status = 'pending', owner = NULL", ())
+        finally:
+            self._executed.discard((run_id, fence))
 
     def begin(self, run_id: str, fence: int) -> Transaction:
         with self._errors():
@@ -175,15 +188,24 @@ class SQLiteStore:
         self._update(run_id, fence, "overrides = ?", (overrides,))
 
     def request_cancel(self, run_id: str, reason: str = "") -> bool:
-        def operation(connection: sqlite3.Connection) -> bool:
-            cursor = connection.execute(
-                "UPDATE runs SET cancel_requested = ? WHERE run_id = ? AND status IN ('pending', 'running')",
-                (reason, run_id),
-            )
-            return cursor.rowcount == 1
+        while True:
+            run = self.run(run_id)
+            if run.status not in ("pending", "running"):
+                return False
+            # one that nobody runs is cancelled here: nobody else would
+            changes = "" if run.alive else ", status = 'cancelled', owner = NULL, finished_at = ?"
+            values = (reason, *(() if run.alive else (time.time(),)), run_id, run.status, run.fence)
 
-        self.run(run_id)  # an unknown run is an error
-        return self._write(operation)
+            def operation(connection: sqlite3.Connection, changes: str = changes, values: Any = values) -> bool:
+                cursor = connection.execute(
+                    f"UPDATE runs SET cancel_requested = ?{changes} WHERE run_id = ? AND status = ? AND fence = ?",
+                    values,
+                )
+                return cursor.rowcount == 1
+
+            if self._write(operation):
+                return True
+            # it was claimed, released or finished in between: look again
 
     def cancel_requests(self, run_ids: Sequence[str]) -> dict[str, str]:
         asked: dict[str, str] = {}
@@ -251,9 +273,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         with self._read_lock:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            self._close_reader()
         self._committer.close()
         self._owner.close()
 
@@ -276,6 +296,8 @@ class SQLiteStore:
             raise OwnershipLost(f"run {run_id} has been deleted")
         if row[0] != fence or row[1] != "running":
             raise OwnershipLost(f"run {run_id} was taken over: it is {row[1]}, owned by {row[2]}")
+        if row[2] != self._owner.current:  # a forked child knows the fence as well
+            raise OwnershipLost(f"run {run_id} is owned by {row[2]}, which is not this process")
 
     def _owner_id(self) -> str:
         with self._errors():
@@ -290,15 +312,26 @@ class SQLiteStore:
 
     def _runs(self, rest: str, values: Sequence[Any] = ()) -> list[RunRecord]:
         columns = ", ".join(f"runs.{name}" for name in _RUN)
-        rows = self._read(f"SELECT {columns}, host, boot_id FROM runs LEFT JOIN owners USING (owner) {rest}", values)
-        records = []
-        for *fields, host, boot in rows:
-            record = RunRecord(**dict(zip(_RUN, fields, strict=True)))
-            if record.status == "running" and record.owner is not None and host is not None:
-                with self._errors():
-                    record = attrs.evolve(record, alive=alive(self._owner.directory, record.owner, host, boot))
-            records.append(record)
-        return records
+        sql = f"SELECT {columns}, host, boot_id FROM runs LEFT JOIN owners USING (owner) {rest}"
+        living: dict[str, bool] = {}
+        while True:
+            records, sure = [], True
+            for *fields, host, boot in self._read(sql, values):
+                record = RunRecord(**dict(zip(_RUN, fields, strict=True)))
+                if record.status == "running" and record.owner is not None and host is not None:
+                    if record.owner not in living:
+                        with self._errors():
+                            living[record.owner] = alive(self._owner.directory, record.owner, host, boot)
+                        sure = sure and living[record.owner]
+                    # of our own only those that are still being executed: one whose end could not be written is not
+                    mine = record.owner == self._owner.current
+                    record = attrs.evolve(
+                        record, alive=living[record.owner] and (not mine or (record.run_id, record.fence) in self._executed)
+                    )
+                records.append(record)
+            if sure:
+                return records
+            # A dead owner may have ended the run just before, after we had read it: read again.
 
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         with self._errors():
@@ -317,6 +350,11 @@ class SQLiteStore:
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"store {self.path}: {error}") from error
 
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=commit.BUSY)
         try:
@@ -331,7 +369,15 @@ class SQLiteStore:
             raise
         return connection
 
-    def _grow_wal(self) -> None:
+    def _make(self) -> None:
+        """Make the file. One process at a time: SQLite does not wait for one who switches to WAL."""
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._connect().close()
+        finally:
+            os.close(lock)
+
         def operation(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE TABLE growth (data BLOB)")
             connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (_WAL_BYTES,))
@@ -341,19 +387,20 @@ class SQLiteStore:
         self._committer.maintain(checkpoint)
 
     def _before_fork(self) -> None:
-        self._read_lock.acquire()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
         self._committer.pause()
+        self._read_lock.acquire()
+        self._close_reader()
 
     def _after_fork_in_parent(self) -> None:
-        self._committer.resume()
         self._read_lock.release()
+        self._committer.resume()
 
     def _after_fork_in_child(self) -> None:
-        self._committer.reset()
+        # What could not be closed before is the parent's, and closing it here would end what goes on there.
+        _of_the_parent.extend((self._committer.forked(), self._reader))
+        self._reader = None
         self._read_lock = threading.Lock()
+        self._executed = set()
         self._owner.forked()
 
 
@@ -370,9 +417,17 @@ class _OpenTransaction:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         with self._lock:
             self._check_open()
-            if sql.lstrip().split(None, 1)[:1] in (["BEGIN"], ["COMMIT"], ["END"], ["ROLLBACK"]):
-                raise StoreError("the transaction is committed with the step's record; do not end it yourself")
-            return self._connection.execute(sql, parameters)
+            self._connection.set_authorizer(_no_transaction)
+            try:
+                return self._connection.execute(sql, parameters)
+            except sqlite3.DatabaseError as error:
+                if "not authorized" in str(error):
+                    raise StoreError(
+                        "the transaction is committed with the step's record; do not end it yourself"
+                    ) from error
+                raise
+            finally:
+                self._connection.set_authorizer(None)
 
     def commit(self, rows: Sequence[StepRow]) -> None:
         with self._lock, self._store._errors():
@@ -397,22 +452,32 @@ class _OpenTransaction:
             raise StoreError("this transaction has ended")
 
 
+def _no_transaction(action: int, *_names: str | None) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+
 def _hook() -> None:
     """Once, with the first store: a connection must not cross a fork, so every store closes its own before."""
     global _hooked
     if _hooked or not hasattr(os, "register_at_fork"):
         return
     _hooked = True
+    # Those that this thread has stopped: other threads open stores meanwhile, and fork.
+    forking = threading.local()
 
-    def each(method: str) -> Callable[[], None]:
-        def call() -> None:
-            for store in sorted(_stores, key=id):
-                getattr(store, method)()
+    def before() -> None:
+        forking.stores = []
+        for store in sorted(_stores, key=id):
+            with suppress(StoreError):  # this thread has a transaction open: it stays open, in the parent
+                store._before_fork()
+                forking.stores.append(store)
 
-        return call
+    def after_in_parent() -> None:
+        for store in forking.stores:
+            store._after_fork_in_parent()
 
-    os.register_at_fork(
-        before=each("_before_fork"),
-        after_in_parent=each("_after_fork_in_parent"),
-        after_in_child=each("_after_fork_in_child"),
-    )
+    def after_in_child() -> None:
+        for store in list(_stores):
+            store._after_fork_in_child()
+
+    os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
