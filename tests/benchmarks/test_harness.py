@@ -17,29 +17,34 @@ harness = importlib.import_module("benchmarks.harness")
 BENCHMARKS = importlib.import_module("benchmarks.__main__").BENCHMARKS
 
 
-def test_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds():
+def test_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds() -> None:
+    """A ratio is that of the medians, its spread the lowest and highest of one round."""
     found = harness.ratio([1.0, 9.0, 2.0], [2.0, 3.0, 8.0])
     assert found.value == pytest.approx(2.0 / 3.0)
     assert (found.low, found.high) == (0.25, 3.0)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [1.0, 2.0])])
-def test_ratio_needs_the_same_rounds_on_both_sides(ours: list[float], theirs: list[float]):
+def test_ratio_needs_the_same_rounds_on_both_sides(ours: list[float], theirs: list[float]) -> None:
+    """Sides with different rounds, or none, cannot be compared."""
     with pytest.raises(ValueError, match="same rounds"):
         harness.ratio(ours, theirs)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (1, 1), (50, 50), (99, 99), (99.5, 100), (100, 100)])
-def test_percentile_is_the_nearest_rank(percent: float, expected: int):
+def test_percentile_is_the_nearest_rank(percent: float, expected: int) -> None:
+    """A percentile is one of the values, by the nearest rank."""
     assert harness.percentile(range(100, 0, -1), percent) == expected
 
 
-def test_percentile_of_few_values():
+def test_percentile_of_few_values() -> None:
+    """Of few values the median is the middle one and the 99th percentile the last."""
     assert harness.percentile([3.0, 1.0, 2.0], 50) == 2.0
     assert harness.percentile([3.0, 1.0, 2.0], 99) == 3.0
 
 
-def test_sides_take_turns_after_a_round_that_does_not_count():
+def test_sides_take_turns_after_a_round_that_does_not_count() -> None:
+    """The sides run A B A B, and the first round warms up."""
     order: list[str] = []
     sides = [
         harness.Side("a", lambda: order.append("a"), prepare=lambda: order.append("before a")),
@@ -50,13 +55,16 @@ def test_sides_take_turns_after_a_round_that_does_not_count():
     assert [len(taken) for taken in times] == [2, 2]
 
 
-def test_times_are_divided_by_the_operations(monkeypatch: pytest.MonkeyPatch):
+def test_times_are_divided_by_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time is that of one operation."""
     now = iter(range(100))
     monkeypatch.setattr(harness.time, "perf_counter", lambda: 10.0 * next(now))
     assert harness.take_turns([harness.Side("a", lambda: None, per=4)], rounds=1) == [[2.5]]
 
 
-def test_python_calls_are_counted_in_threads_too():
+def test_python_calls_are_counted_in_threads_too() -> None:
+    """Calls count in the threads that are started meanwhile."""
+
     def called() -> None:
         pass
 
@@ -71,7 +79,8 @@ def test_python_calls_are_counted_in_threads_too():
     assert threading.getprofile() is None
 
 
-def test_a_comparison_prints_a_line_for_each_other_side_and_all_as_json(capsys: pytest.CaptureFixture[str]):
+def test_a_comparison_prints_a_line_for_each_other_side_and_all_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every comparison is a line for people, and the last line is all of them for programs."""
     with harness.Benchmark("mine", rounds=3) as bench:
         bench.compare(
             "claim",
@@ -100,7 +109,8 @@ def test_a_comparison_prints_a_line_for_each_other_side_and_all_as_json(capsys: 
     assert truth == {"claim": "truth", "met": True}
 
 
-def test_what_is_measured_quickly_is_not_judged(capsys: pytest.CaptureFixture[str]):
+def test_what_is_measured_quickly_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --quick no aim is said to be met or missed."""
     bench = harness.Benchmark("mine", rounds=1, quick=True)
     bench.report("figure", 5.0, at_most=1)
     assert "met" not in bench.rows[0]
@@ -108,7 +118,8 @@ def test_what_is_measured_quickly_is_not_judged(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_runs(name: str):
+def test_every_benchmark_runs(name: str) -> None:
+    """Each file runs with --quick, ends with its JSON line, and what has to be true is."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr

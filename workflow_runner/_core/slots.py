@@ -355,7 +355,7 @@ class Slots:
 
     def _take(self, worker: Worker) -> bool:
         """Give ``worker`` the work that has waited longest, or its slot back. Under the lock."""
-        if self.free < 0:  # a slot is owed
+        if self.free < 0 or not (self.pending or self.wishes):  # a slot is owed, or nobody wants one
             self.free += 1
             return False
         wish = next(iter(self.wishes), None)
@@ -363,7 +363,7 @@ class Slots:
             if wish is None or self.pending[0].ticket < wish.ticket:
                 worker.doing = self.pending.popleft()
                 return True
-        except IndexError:  # nothing is pending
+        except IndexError:  # another worker has just taken it
             if wish is None:
                 self.free += 1
                 return False

@@ -711,7 +711,9 @@ class WorkflowContext(_Record):
 def _merge(old: Any, updates: Mapping[str, Any], what: str) -> FrozenDict[str, Any]:
     if type(updates) is not dict and not isinstance(updates, Mapping):
         raise InputError(f"{what}: expected a mapping, got {codec.short_repr(updates)}")
-    return FrozenDict(old | freeze(updates))
+    merged: FrozenDict[str, Any] = FrozenDict(old)
+    dict.update(merged, freeze(updates))
+    return merged
 
 
 @codec.configure

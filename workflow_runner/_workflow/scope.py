@@ -206,6 +206,10 @@ class Scope(core.Scope):
                 record = self.store.run(record.run_id)
                 continue
             try:
+                if isinstance(
+                    execution.input, WorkflowContext
+                ):  # the run's own capture_id and metadata, as in `resume`
+                    execution.input = WorkflowContext.from_json(record.input)
                 return self._resumed(execution, claimed, None, False)
             except BaseException:
                 self.store.release(record.run_id, claimed.fence)
