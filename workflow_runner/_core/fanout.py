@@ -232,9 +232,9 @@ class Parallel(FanOut):
             BaseException: unless settling, the failure with the lowest index; an item's interrupt in any case.
         """
         helpers = min(self.concurrency, self._size) - 1
-        if helpers > 0:
-            self._slots.wish(self, helpers)
         try:
+            if helpers > 0:
+                self._slots.wish(self, helpers)
             self._work(None)
             self._join()
         except BaseException:  # an interrupt between two items
@@ -397,8 +397,7 @@ class Stream(FanOut):
         """The generator behind ``ctx.stream``."""
         try:
             while True:
-                self._above_signal.throw_if_aborted()
-                self._check_open()
+                self._check()
                 self._read()
                 if not self._alive:
                     return
@@ -421,20 +420,22 @@ class Stream(FanOut):
         self._join()
         self._end()
 
-    def _check_open(self) -> None:
+    def _check(self) -> None:
+        """Raise what does not wait for its turn."""
+        if self._interrupt is not None:
+            raise self._interrupt
+        self._above_signal.throw_if_aborted()
         if self._stopped:
             raise ContextError(f"stream {self.segment!r} has ended with execution {self.parent.name!r}")
 
     def _read(self) -> None:
         """Fill the window, and ask for helpers to work on it."""
-        new = 0
         while self._alive < self._buffer:
             item = next(self._calls, None)
             if item is None:
                 break
             self._todo.append((item[0], as_call(item[1], item[0])))
             self._alive += 1
-            new += 1
         with self._slots.lock:
             missing = min(len(self._todo), self.concurrency - 1) - self.joined - self.wanted
         if missing > 0:
@@ -443,9 +444,7 @@ class Stream(FanOut):
     def _await_one(self) -> int:
         """The index of the next result; while there is none, the consumer works as well."""
         while True:
-            if self._interrupt is not None:
-                raise self._interrupt
-            self._check_open()
+            self._check()
             with self._slots.lock:
                 index = self._taken if self._ordered else next(iter(self._ready), -1)
                 if index in self._ready:
@@ -456,7 +455,6 @@ class Stream(FanOut):
                     gate.acquire()
             if item is None:
                 gate.acquire()
-                self._above_signal.throw_if_aborted()
             else:
                 self._contextvars.copy().run(self._run_item, *item)
 
@@ -477,8 +475,9 @@ class Stream(FanOut):
             value = self._item(index, call.flow, call.input)
         except BaseException as caught:
             error = caught
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) and self._interrupt is None:
                 self._interrupt = error
+                self._stop(error)
         with self._slots.lock:
             self._ready[index] = value, error
             if self.gate is not None:

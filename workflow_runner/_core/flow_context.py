@@ -19,7 +19,7 @@ from workflow_runner._core.log import FLOW
 from workflow_runner._core.retry import Retry, retrying
 from workflow_runner._core.status import CANCELLED, COMPLETED, PENDING
 from workflow_runner._core.tags import table
-from workflow_runner.errors import Aborted, ContextError, DefinitionError, ExecutionCancelled
+from workflow_runner.errors import Aborted, ContextError, DefinitionError, ExecutionCancelled, ExecutionTimeout
 
 if TYPE_CHECKING:
     from workflow_runner._core.journal import Recorder
@@ -273,11 +273,11 @@ class FlowContext(ExecutionContext):
         failure = task._error
         if failure is None:
             return task._value
+        if child._status is CANCELLED and not isinstance(failure, ExecutionTimeout) and failure.__cause__ is not None:
+            raise failure.__cause__  # what the handler raised when it was told to stop: as without a timeout
         signal = self._set_signal()
         if signal is not None and isinstance(failure, ExecutionCancelled):
             raise Aborted(signal._reason) from failure
-        if type(failure) is ExecutionCancelled and isinstance(failure.__cause__, Aborted):
-            raise failure.__cause__  # it gave up by itself, which means the same with a timeout and without
         raise failure
 
     def _wrapped(

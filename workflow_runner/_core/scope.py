@@ -381,7 +381,8 @@ class Scope:
         end = None if grace is None else self._clock.monotonic() + grace
         for execution in self.executions:
             execution._wait(None if end is None else max(0.0, end - self._clock.monotonic()))
-        for execution in self.executions:
+        # the youngest first: those that wait for a slot must not get one from those that are stuck
+        for execution in reversed(self.executions):
             later = execution._expire(stop)
             if later is not None:
                 later()

@@ -138,6 +138,8 @@ class Slots:
         self.pending: deque[Work] = deque()
         self.wishes: OrderedDict[FanOut, None] = OrderedDict()
         self.abandoned: dict[Worker, Work] = {}
+        # workers whose thread has not begun; who takes one from here, the thread or `_start`, decides
+        self._starting: dict[Worker, None] = {}
         self._unreported: list[Worker] = []
         self._reporting = False
         self._ticket = itertools.count().__next__
@@ -233,18 +235,17 @@ class Slots:
 
     def wish(self, fanout: FanOut, helpers: int) -> None:
         """Let up to ``helpers`` workers join ``fanout``, now or when slots become free."""
-        joining = []
-        with self.lock:
-            while helpers and self.free > 0:
+        while helpers:
+            with self.lock:
+                if self.free <= 0:
+                    self.wait_for_helpers(fanout, helpers)
+                    return
                 self.free -= 1
-                helpers -= 1
                 worker = Worker(fanout)
                 fanout.joining(worker)
-                joining.append(worker)
-            if helpers:
-                self.wait_for_helpers(fanout, helpers)
-        for worker in joining:
+            # one by one: an interrupt in here leaves none behind that was promised and never starts
             self._go_on(worker)
+            helpers -= 1
 
     def wait_for_helpers(self, fanout: FanOut, helpers: int) -> None:
         """Note the wish of ``fanout``. Under the lock."""
@@ -293,16 +294,21 @@ class Slots:
 
         Raises:
             ScopeSaturated: there is none to be had; the slot is given back.
+            KeyboardInterrupt: in the main thread; the slot is given back unless the thread has begun.
         """
+        self._starting[worker] = None
         try:
             self._threads.submit(self._work, worker)
-        except RuntimeError as error:  # no more threads, or the interpreter is going down
-            with self.lock:
-                # the pool may have queued the item before it failed to make a thread for it: it must find nothing to do
-                worker.abandoned = True
-                self._leave(worker)
-                if not worker.lent:
-                    self.free += 1
+        except BaseException as error:  # no more threads, the interpreter is going down, an interrupt
+            # the pool may have queued the item before it failed: taken from here, it finds nothing to do
+            if self._starting.pop(worker, self) is not self:
+                with self.lock:
+                    worker.abandoned = True
+                    self._leave(worker)
+                    if not worker.lent:
+                        self.free += 1
+            if not isinstance(error, RuntimeError):
+                raise
             raise ScopeSaturated(f"scope {self.name!r} cannot start a thread: {error}") from error
 
     def _go_on(self, worker: Worker) -> None:
@@ -310,12 +316,16 @@ class Slots:
         work = worker.doing
         try:
             self._start(worker)
-        except ScopeSaturated as error:
-            log.error("thread.failed", error, scope=self.name)
-            if work is not None and not work.optional:
+        except BaseException as error:
+            if worker.abandoned and work is not None and not work.optional:
                 self.pending.appendleft(work)  # for the next worker that ends something
+            if not isinstance(error, ScopeSaturated):
+                raise
+            log.error("thread.failed", error, scope=self.name)
 
     def _work(self, worker: Worker) -> None:
+        if self._starting.pop(worker, self) is self:  # `_start` has given up
+            return
         if worker.abandoned:  # before it came to anything
             self._next(worker)
             return

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
-from workflow_runner.errors import ContextError, JournalMismatch, SerializationError
-from workflow_runner.store.base import StepRow, Store, Transaction
+from workflow_runner.errors import ContextError, JournalConflict, JournalMismatch, SerializationError
+from workflow_runner.store.base import MAX_TEXT, StepRow, Store, Transaction
 
 if TYPE_CHECKING:
     from workflow_runner._core.signal import Signal
@@ -25,6 +25,29 @@ if TYPE_CHECKING:
 # A finished item waits at most so many seconds, or for so many others, until it is recorded.
 BATCH_SECONDS = 0.05
 BATCH_SIZE = 128
+
+
+def check_size(text: str, where: str) -> str:
+    """``text`` itself, if a store takes it.
+
+    Raises:
+        SerializationError: it is too large.
+    """
+    if len(text) > MAX_TEXT:
+        raise SerializationError(
+            f"{where}: {len(text):,} characters of JSON are more than the {MAX_TEXT:,} that a store takes;"
+            " keep the value elsewhere and store a reference to it, such as a path or a key"
+        )
+    return text
+
+
+def stored(value: Any, where: str) -> str:
+    """``value`` as the text that a store keeps.
+
+    Raises:
+        SerializationError: it cannot be written with its type, or is too large.
+    """
+    return check_size(codec.dumps(value, where=where), where)
 
 
 class StoreJournal:
@@ -35,6 +58,7 @@ class StoreJournal:
     Args:
         rows: what the run has recorded before.
         later: ``(seconds, function)``: calls the function after so many seconds, on a thread that may block.
+        attempt: which attempt of the whole run this is.
     """
 
     records = True
@@ -47,6 +71,7 @@ class StoreJournal:
         rows: list[StepRow],
         clock: Callable[[], float],
         later: Callable[[float, Callable[[], object]], object],
+        attempt: Callable[[], int],
     ) -> None:
         self._store = store
         self._run_id = run_id
@@ -54,9 +79,14 @@ class StoreJournal:
         self._rows = {row.path: row for row in rows}
         self._clock = clock
         self._later = later
+        self._attempt = attempt
+        # the attempt of the run that `_rows` are good for
+        self._known = 1
         self._seq = itertools.count(max((row.seq for row in rows), default=0) + 1).__next__
         # explicit keys may be asked for twice, or by two at once
         self._keyed = MemoryJournal()
+        # the paths that are being run and will be recorded
+        self._due: set[str] = set()
         # by path: transactions that wait for the record of their step, and the thread that began each
         self._open: dict[str, tuple[Transaction, int]] = {}
         self._lock = threading.Lock()
@@ -78,7 +108,16 @@ class StoreJournal:
     ) -> Any:
         """As ``Journal.once``: a call with an explicit key."""
         name, input = identity
-        return self._keyed.once(path, identity, lambda: self.answer(path, name, input, body), signal, timeout)
+
+        def answer() -> Any:
+            try:
+                return self.answer(path, name, input, body)
+            except JournalMismatch as error:
+                if self._rows.get(path) is None:  # of something below
+                    raise
+                raise JournalConflict(str(error)) from None
+
+        return self._keyed.once(path, identity, answer, signal, timeout)
 
     def answer(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
         """The recorded value of ``path``, or that of ``body()``, which is recorded before it is returned.
@@ -92,13 +131,13 @@ class StoreJournal:
         if row is not None:
             return codec.loads(row.output or "null")
         started = self._clock()
+        self.enter(path)
         try:
             value = body()
-            output = codec.dumps(value, where=f"the result of {path!r}")
-        except BaseException:
-            self.rollback(path)
-            raise
-        self.record(path, "execution", flow, output, started, input_hash=fingerprint)
+            output = stored(value, f"the result of {path!r}")
+            self.record(path, "execution", flow, output, started, input_hash=fingerprint)
+        finally:
+            self.leave(path)
         return value
 
     def overridden(self, row: StepRow) -> set[str]:
@@ -111,6 +150,9 @@ class StoreJournal:
         Raises:
             JournalMismatch: it is another flow's, or was made from another input.
         """
+        if self._attempt() != self._known:
+            self._known = self._attempt()
+            self.reload()
         row = self._rows.get(path)
         if row is None:
             return None
@@ -121,6 +163,11 @@ class StoreJournal:
                 f"run {self._run_id}: {path!r} ({flow}) was recorded with another input than it gets now"
             )
         return row
+
+    def reload(self) -> None:
+        """Something is attempted again: from now on what the attempts before have recorded answers, too."""
+        self.flush()
+        self._rows = {row.path: row for row in self._store.steps(self._run_id)}
 
     def fingerprint(self, input: Any) -> str | None:
         """What identifies an input; None for one that cannot be written, which is then not compared."""
@@ -186,6 +233,11 @@ class StoreJournal:
     @contextmanager
     def transaction(self, path: str) -> Iterator[Transaction]:
         """As ``ctx.transaction()`` for the execution at ``path``."""
+        if path not in self._due:
+            raise ContextError(
+                f"{path or 'the flow'!r} is not recorded by itself, so nothing would end its transaction:"
+                " ctx.transaction() belongs into a step, or into a flow that was called with ctx.exec or ctx.parallel"
+            )
         self._check_free(path)
         self.rollback(path)
         transaction = self._store.begin(self._run_id, self._fence)
@@ -202,10 +254,25 @@ class StoreJournal:
         if transaction is not None:
             transaction.rollback()
 
+    def close(self) -> None:
+        """Undo what is open: the run has ended, and a thread that was abandoned may keep its transaction for ever."""
+        for path in list(self._open):
+            self.rollback(path)
+
+    def enter(self, path: str) -> None:
+        """``path`` is about to be run and recorded; `leave` afterwards, however it has ended."""
+        self._check_free(path)
+        self._due.add(path)
+
+    def leave(self, path: str) -> None:
+        """``path`` is recorded, or has failed, and with it its transaction."""
+        self._due.discard(path)
+        self.rollback(path)
+
     def _check_free(self, path: str) -> None:
-        """Refuse what would wait for ever for a transaction of this very thread."""
+        """Refuse what would wait for ever for a transaction: one of this very thread, or of what it is a part of."""
         for other, (_, thread) in list(self._open.items()):
-            if thread == threading.get_ident() and other != path:
+            if other != path and (thread == threading.get_ident() or path.startswith(f"{other}/")):
                 raise ContextError(
                     f"{path!r} cannot be recorded while the transaction of {other!r} is open:"
                     " make ctx.transaction() the last thing that a step does"
@@ -219,9 +286,18 @@ class StoreJournal:
         row = self.find(path, flow, fingerprint)
         if row is not None:
             return codec.loads(row.output or "null")
+        if self._failure is not None:  # the others cannot be recorded: nothing more is begun
+            raise self._failure
         started = self._clock()
-        value = body()
-        output = codec.dumps(value, where=f"the result of {path!r}")
+        self.enter(path)
+        try:
+            value = body()
+            output = stored(value, f"the result of {path!r}")
+            if path in self._open:  # its transaction waits for its record, which waits for no batch
+                self.record(path, "item", flow, output, started, input_hash=fingerprint)
+                return value
+        finally:
+            self.leave(path)
         with self._lock:
             if self._failure is not None:
                 raise self._failure

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
 
-from workflow_runner._core.flow import Flow
+from workflow_runner._core.flow import Flow, FunctionFlow
+from workflow_runner._core.offload import find
 from workflow_runner.errors import StoreError
 
 
@@ -24,7 +24,7 @@ def target_of(flow: Flow[Any, Any]) -> str | None:
 
 
 def find_flow(target: str | None, name: str, run_id: str) -> Flow[Any, Any]:
-    """The flow at ``target``.
+    """The flow at ``target``; a plain function there as the flow that ``call`` makes of it.
 
     Raises:
         StoreError: it is not there; says what to do.
@@ -35,11 +35,14 @@ def find_flow(target: str | None, name: str, run_id: str) -> Flow[Any, Any]:
             f"the flow {name!r} of run {run_id} stands at the top of no module (it was made inside a function), so it"
             f" cannot be imported: {advice}"
         )
-    module, _, attribute = target.partition(":")
     try:
-        flow = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise StoreError(f"the flow {name!r} of run {run_id} is not at {target}: {error}; {advice}") from error
-    if not isinstance(flow, Flow):
-        raise StoreError(f"{target}, recorded with run {run_id}, is no flow: {flow!r}; {advice}")
-    return flow
+        flow = find(target)
+    except Exception as error:  # whatever the module's own code raises
+        raise StoreError(
+            f"the flow {name!r} of run {run_id} is not at {target}: {type(error).__name__}: {error}; {advice}"
+        ) from error
+    if isinstance(flow, Flow):
+        return flow
+    if callable(flow):
+        return FunctionFlow(name)
+    raise StoreError(f"{target}, recorded with run {run_id}, is no flow: {flow!r}; {advice}")

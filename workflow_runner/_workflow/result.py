@@ -231,15 +231,23 @@ class WorkflowResult:
         }
 
 
-def describe(error: BaseException | None) -> Mapping[str, Any] | None:
-    """An exception as data: its class and message, and the same of its causes."""
-    if error is None:
+# So many causes of an error are described.
+_CAUSES = 20
+
+
+def describe(error: BaseException | None, causes: int = _CAUSES) -> Mapping[str, Any] | None:
+    """An exception as data: its class and message, and the same of its causes. Never fails."""
+    if error is None or causes < 0:  # somebody's error may be its own cause
         return None
+    try:
+        message = str(error)
+    except Exception:
+        message = codec.short_repr(error)
     return {
         "type": type(error).__qualname__,
-        "message": str(error),
-        "notes": list(getattr(error, "__notes__", ())),
-        "cause": describe(error.__cause__),
+        "message": message,
+        "notes": [str(note) for note in getattr(error, "__notes__", ())],
+        "cause": describe(error.__cause__, causes - 1),
     }
 
 

@@ -17,7 +17,7 @@ from workflow_runner._core.fanout import FanOut
 from workflow_runner._workflow.context import ErrorCategory, QualityMetrics, StepResult, WorkflowContext
 from workflow_runner._workflow.dag import Addition, Dag, add
 from workflow_runner._workflow.graph import Graph, Inner, Node
-from workflow_runner._workflow.journal import StoreJournal
+from workflow_runner._workflow.journal import StoreJournal, stored
 from workflow_runner._workflow.result import (
     NO_RECORDS,
     StepRecord,
@@ -89,6 +89,8 @@ def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext)
 
     try:
         after = _run_level(run, ctx, graph, context)
+    except OwnershipLost:  # the run goes on elsewhere, and how it ends is not ours to say
+        raise
     except Exception as error:
         step = run.where(graph, error)
         where = f"step {step!r}" if step is not None else "merging its steps"
@@ -171,8 +173,10 @@ def _run_node(
     started, began = scope._time(), monotonic()
     attempts = 1
     try:
-        if journal is not None and node.once:
-            _begin_once(journal, path, node, started)
+        if journal is not None:
+            journal.enter(path)
+            if node.once:
+                _begin_once(journal, path, node, started)
         if node.plain and not scope._wraps and node.flow is not None:
             child = type(ctx)(scope, ctx, node.name, fanout, index)
             child._segment = node.name
@@ -184,17 +188,23 @@ def _run_node(
             def count(number: int) -> None:
                 nonlocal attempts
                 attempts = number
+                if number > 1 and run.journal is not None:
+                    run.journal.reload()
 
             value = ctx._run_child(
                 flow, context, segment=node.name, fanout=fanout, index=index, kind="step", on_attempt=count
             )
-        if journal is not None and type(value) is StepResult:
-            journal.record(path, "step", node.name, step_text(node.name, value), started, attempt=attempts)
+        if run.journal is not None and type(value) is StepResult:
+            text = step_text(node.name, value)  # of one that is not recorded, too: it is a part of the run's result
+            if journal is not None:
+                status = "completed" if value.skipped is None else "skipped"
+                journal.record(path, "step", node.name, text, started, attempt=attempts, status=status)
     except BaseException as error:
-        if journal is not None:
-            journal.rollback(path)
         _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
         return None
+    finally:
+        if journal is not None:
+            journal.leave(path)
     outputs: tuple[tuple[str, Any], ...] = ()
     steps = NO_RECORDS
     if type(value) is not StepResult:
@@ -258,7 +268,7 @@ def step_text(name: str, result: StepResult) -> str:
         "events": list(result.events) or None,
         "skipped": result.skipped,
     }
-    return codec.dumps({key: value for key, value in data.items() if value is not None}, where=f"step {name!r}")
+    return stored({key: value for key, value in data.items() if value is not None}, f"step {name!r}")
 
 
 def step_result(text: str) -> StepResult:

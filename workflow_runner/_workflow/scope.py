@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -20,20 +23,24 @@ from workflow_runner._core.execution import FlowExecution
 from workflow_runner._core.flow import Arguments, Flow, FunctionFlow
 from workflow_runner._core.flow_context import FlowContext
 from workflow_runner._core.journal import Journal, MemoryJournal
-from workflow_runner._core.offload import import_path
+from workflow_runner._core.offload import find, import_path
 from workflow_runner._core.status import CANCELLED, COMPLETED, PENDING, RUNNING
 from workflow_runner._workflow.context import CheckpointState, WorkflowContext
-from workflow_runner._workflow.definition import Workflow
-from workflow_runner._workflow.journal import StoreJournal
+from workflow_runner._workflow.definition import Step, Workflow
+from workflow_runner._workflow.journal import StoreJournal, check_size, stored
 from workflow_runner._workflow.lookup import find_flow, target_of
 from workflow_runner._workflow.result import WorkflowResult, describe
 from workflow_runner.errors import (
+    Aborted,
+    DefinitionError,
     ExecutionCancelled,
     IdempotencyConflict,
+    InputError,
     JournalMismatch,
     OwnershipLost,
     RecordedFailure,
     RunOwned,
+    ScopeClosed,
     StoreError,
 )
 from workflow_runner.store import open_store
@@ -51,29 +58,41 @@ class DurableExecution(FlowExecution[Out]):
     """An execution whose run is in a store. What it ends with is recorded before it is given out."""
 
     def __init__(
-        self, ctx: FlowContext, flow: Flow[Any, Out], input: Any, timeout: float | None, store: Store, fence: int
+        self,
+        ctx: FlowContext,
+        flow: Flow[Any, Out],
+        input: Any,
+        timeout: float | None,
+        store: Store,
+        fence: int,
+        ending: dict[str, threading.Event],
     ) -> None:
         super().__init__(ctx, flow, input, timeout)
         self._store = store
         self._fence = fence
-        # The handler has returned in time and its result is being recorded: no deadline can overtake it.
-        self._committing = False
+        # Decides between the end of the handler and a deadline; whoever comes first has its end recorded.
+        self._deciding = threading.Lock()
+        self._in_time = False
+        # the scope's
+        self._ending = ending
 
     def _body(self) -> Any:
         try:
             value = super()._body()
             text = _result_text(self.flow, value)
-            with self._lock:
-                if self.ctx._status.terminal:
-                    return value  # too late: the deadline has ended the run
-                self._committing = True
-            self._store.finish(self.ctx.id, self._fence, "completed", text, None)
+            if self._ends_in_time():
+                self._store.finish(self.ctx.id, self._fence, "completed", text, None)
         except BaseException as error:
-            self._committing = False
-            if not self.ctx._status.terminal:
+            if self._ends_in_time():
                 self._record_end(error)
             raise
         return value
+
+    def _ends_in_time(self) -> bool:
+        """Whether no deadline has ended the run; from now on none can."""
+        with self._deciding:
+            self._in_time = self._in_time or not self.ctx._status.terminal
+            return self._in_time
 
     def _record_end(self, error: BaseException) -> None:
         """Record that the run has not completed; a run whose scope is closing is handed back."""
@@ -81,9 +100,9 @@ class DurableExecution(FlowExecution[Out]):
         try:
             if isinstance(error, OwnershipLost):
                 return
-            if signal is None:
+            if signal is None and not isinstance(error, Aborted):
                 self._store.finish(self.ctx.id, self._fence, "failed", None, _error_text(error))
-            elif isinstance(signal.reason, core.Closing):
+            elif signal is not None and isinstance(signal.reason, core.Closing):
                 self._store.release(self.ctx.id, self._fence)
             else:
                 self._store.finish(self.ctx.id, self._fence, "cancelled", None, _error_text(error))
@@ -93,14 +112,30 @@ class DurableExecution(FlowExecution[Out]):
             log.error("run.not_recorded", failure, run_id=self.ctx.id)
 
     def _expire(self, reason: object) -> Any:
-        with self._lock:
-            if self._committing or self.ctx._status.terminal:
+        with self._deciding:
+            if self._in_time or self.ctx._status.terminal:
                 return None
-        later = super()._expire(reason)
-        if self.ctx._status is CANCELLED:
-            error = self._error or ExecutionCancelled(str(reason), reason=reason)
-            self._scope._slots.spare(lambda: self._record_end(error))
+            self._ending[self.ctx.id] = threading.Event()
+            later = super()._expire(reason)
+        self._scope._slots.spare(self._record_deadline)
         return later
+
+    def _record_deadline(self) -> None:
+        try:
+            self.ctx.__dict__["_journal"].close()
+            self._record_end(self._error or ExecutionCancelled())
+        finally:
+            self._ending.pop(self.ctx.id).set()
+
+    def _hand_back(self, error: BaseException) -> None:
+        """Record that the run could not be started here: one that is new will never run."""
+        try:
+            if self._fence == 1:
+                self._store.finish(self.ctx.id, self._fence, "cancelled", None, _error_text(error))
+            else:
+                self._store.release(self.ctx.id, self._fence)
+        except StoreError as failure:
+            log.error("run.not_recorded", failure, run_id=self.ctx.id)
 
     def cancel(self, reason: object = None, *, grace: float | None = None) -> bool:
         cancelled = super().cancel(reason, grace=grace)
@@ -128,9 +163,15 @@ class FollowedExecution(FlowExecution[Out]):
             self.ctx.sleep(POLL)
 
     def cancel(self, reason: object = None, *, grace: float | None = None) -> bool:
-        """Ask the process that executes the run to cancel it, and stop following."""
-        self._store.request_cancel(self.ctx.id, str(reason or ""))
+        """Ask the process that executes the run to cancel it, and stop following; a closing scope only does that."""
+        if not isinstance(reason, core.Closing):
+            self._store.request_cancel(self.ctx.id, str(reason or ""))
         return super().cancel(reason, grace=grace)
+
+    def _settle_error(self, error: BaseException) -> bool:
+        if isinstance(error, ExecutionCancelled):  # the run was: so is this
+            return self._settle(CANCELLED, None, error)
+        return super()._settle_error(error)
 
 
 class Scope(core.Scope):
@@ -141,7 +182,14 @@ class Scope(core.Scope):
         self._owns_store = isinstance(store, str)
         self._records = self.store is not None
         self._polling = False
-        super().__init__(**options)
+        # runs that a deadline has ended, while that is being recorded
+        self._ending: dict[str, threading.Event] = {}
+        try:
+            super().__init__(**options)
+        except BaseException:
+            if self.store is not None and self._owns_store:
+                self.store.close()
+            raise
 
     # -- starting
 
@@ -182,12 +230,11 @@ class Scope(core.Scope):
         ctx = execution.ctx
         ctx._id = record.run_id
         durable: DurableExecution[Any] = DurableExecution(
-            ctx, execution.flow, execution.input, execution._timeout, self.store, record.fence
+            ctx, execution.flow, execution.input, execution._timeout, self.store, record.fence, self._ending
         )
         ctx.__dict__["_journal"] = StoreJournal(
-            self.store, record.run_id, record.fence, rows, self._time, self._call_later
+            self.store, record.run_id, record.fence, rows, self._time, self._call_later, lambda: ctx._attempt
         )
-        self._poll_for_cancels()
         return durable
 
     def _attached(self, execution: FlowExecution[Any], record: RunRecord) -> FlowExecution[Any]:
@@ -234,21 +281,28 @@ class Scope(core.Scope):
     def _submit(self, execution: FlowExecution[Any]) -> None:
         if execution.ctx._status is not PENDING or execution in self._live:
             return  # a second start under one key
+        self._live[execution] = None
         if isinstance(execution, FollowedExecution):
-            self._live[execution] = None
-            self._slots.lend(execution)  # it only waits: no slot
+            try:
+                self._slots.lend(execution)  # it only waits: no slot
+            except BaseException:
+                self._refuse(execution)
+                raise
             return
+        self._poll_for_cancels()
         super()._submit(execution)
 
     def _run_here(self, execution: FlowExecution[Any]) -> bool:
         if execution.ctx._status is not PENDING or execution in self._live or isinstance(execution, FollowedExecution):
             return False
+        self._live[execution] = None
+        self._poll_for_cancels()
         return super()._run_here(execution)
 
     def _refuse(self, execution: FlowExecution[Any]) -> None:
         super()._refuse(execution)
-        if isinstance(execution, DurableExecution):  # it was inserted and cannot start here
-            execution._store.release(execution.id, execution._fence)
+        if isinstance(execution, DurableExecution):
+            execution._hand_back(sys.exception() or ScopeClosed("refused"))
 
     # -- going on
 
@@ -283,21 +337,31 @@ class Scope(core.Scope):
             StoreError: the scope has no store, or the flow cannot be found.
         """
         store = self._store_for("resume")
+        self._await_end(run_id)
         record = store.run(run_id)
         if flow is None:
             flow = find_flow(record.target, record.flow, run_id)
         input = _recorded_input(flow, record)
         execution = super()._new(flow, input, timeout, (), None, None, run_id, None, None)
-        if record.status == "completed" and start_from is None and params_override is None:
-            ended = self._ended(execution, record)
-            return ended
+        anew = start_from is not None or bool(params_override)
+        if record.status == "completed" and not anew:
+            return self._ended(execution, record)
+        # every check comes before the claim, which ends what the run was
         if not allow_changed:
             _check_shape(flow, record)
+        if params_override:
+            _check_override(flow, input, params_override)
+        forgotten: list[str] = []
+        if start_from is not None:
+            begun = [path for path, *_ in store.attempts(run_id)]
+            forgotten = _paths_from(flow, start_from, store.steps(run_id), begun)
         try:
+            if record.alive:  # by the time a claim looks it may have ended
+                raise RunOwned(f"run {run_id} is being executed by {record.owner}")
             claimed = store.claim(run_id, record.fence)
         except RunOwned:
             record = store.run(run_id)
-            if record.status == "completed" and start_from is None and params_override is None:
+            if record.status == "completed" and not anew:
                 return self._ended(execution, record)  # by one who was quicker
             if not wait:
                 raise
@@ -305,8 +369,8 @@ class Scope(core.Scope):
             self._submit(following)
             return following
         try:
-            if start_from is not None:
-                store.forget(run_id, claimed.fence, _paths_from(flow, start_from, store.steps(run_id)))
+            if forgotten:
+                store.forget(run_id, claimed.fence, forgotten)
             resumed = self._resumed(execution, claimed, params_override, allow_changed)
         except BaseException:
             store.release(run_id, claimed.fence)
@@ -330,6 +394,7 @@ class Scope(core.Scope):
             JournalMismatch: what was recorded does not fit the code; nothing was run.
         """
         store = self._store_for("retry")
+        self._await_end(run_id)
         old = store.run(run_id)
         if old.alive:
             raise RunOwned(f"run {run_id} is still being executed by {old.owner}")
@@ -337,15 +402,22 @@ class Scope(core.Scope):
             flow = find_flow(old.target, old.flow, run_id)
         _check_shape(flow, old)
         execution = super()._new(flow, _recorded_input(flow, old), None, (), None, None, None, None, None)
-        rows = [row for row in store.steps(run_id) if row.status == "completed"]
+        rows = [row for row in store.steps(run_id) if row.status != "failed"]
         if from_step is not None:
             dropped = set(_paths_from(flow, from_step, rows))
             rows = [row for row in rows if row.path not in dropped]
         new = attrs.evolve(_new_run(execution.id, flow, execution.input, None), parent=run_id)
         record, _ = store.submit(new)
-        if rows:
-            store.record(record.run_id, record.fence, rows)
-        durable = self._resumed(execution, record, None, False)
+        try:
+            if rows:
+                store.record(record.run_id, record.fence, rows)
+            if old.overrides is not None:
+                store.override(record.run_id, record.fence, old.overrides)
+            durable = self._resumed(execution, store.run(record.run_id), None, False)
+        except BaseException as error:
+            with suppress(StoreError):
+                store.finish(record.run_id, record.fence, "cancelled", None, _error_text(error))
+            raise
         self._submit(durable)
         return durable
 
@@ -369,7 +441,7 @@ class Scope(core.Scope):
             context = attrs.evolve(execution.input, checkpoint=_checkpoint(record.run_id, rows))
             for override in overrides:
                 context = context.with_updates(override["params"])
-            execution.input = context
+            execution.input = execution.flow.prepare(context)
         durable = self._durable_execution(execution, record, rows)
         durable.ctx.__dict__["_journal"].overrides = overrides
         return durable
@@ -381,6 +453,12 @@ class Scope(core.Scope):
             raise StoreError(f"{verb} needs a scope with a store")
         return self.store
 
+    def _await_end(self, run_id: str) -> None:
+        """Wait until the end that a deadline has made of this run is recorded."""
+        recorded = self._ending.get(run_id)
+        if recorded is not None:
+            recorded.wait()
+
     def _journal_of(self, root: ExecutionContext) -> Journal:
         journal = root.__dict__.get("_journal")
         if journal is None:
@@ -391,8 +469,8 @@ class Scope(core.Scope):
         self._watchdog.at(self._clock.monotonic() + seconds, lambda: self._slots.spare(work))
 
     def _poll_for_cancels(self) -> None:
-        """While durable runs are live, ask the store every now and then."""
-        if not self._polling:
+        """While durable runs are live, ask the store every now and then. Called when there is one, and not before."""
+        if self._records and not self._polling:
             self._polling = True
             self._call_later(POLL, self._look_for_cancels)
 
@@ -412,10 +490,8 @@ class Scope(core.Scope):
         super()._after_fork()
         self._polling = False  # the watchdog that was asked to look for cancels is the parent's
 
-    def close(
-        self, *, cancel: bool = False, timeout: float | dt.timedelta | None = None, reason: str | None = None
-    ) -> None:
-        super().close(cancel=cancel, timeout=timeout, reason=reason)
+    def _close(self, grace: float | None, stop: core.Closing) -> None:
+        super()._close(grace, stop)
         if self.store is not None and self._owns_store:
             self.store.close()
 
@@ -431,12 +507,13 @@ def _new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> 
     else:
         identity = _plain(input)
         text = codec.dumps(identity, where=where)
+    check_size(text, where)
     return NewRun(
         run_id=run_id,
         flow=flow.name,
-        target=import_path(input.function) if isinstance(flow, FunctionFlow) else target_of(flow),
+        target=_target(flow, input),
         version=flow.version,
-        shape=json.dumps(flow.step_names) if isinstance(flow, Workflow) else None,
+        shape=json.dumps(_shape(flow.steps)) if isinstance(flow, Workflow) else None,
         idem_key=key,
         input=text,
         input_hash=codec.digest(identity, where=where),
@@ -447,6 +524,15 @@ def _new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> 
     )
 
 
+def _target(flow: Flow[Any, Any], input: Any) -> str | None:
+    if not isinstance(flow, FunctionFlow):
+        return target_of(flow)
+    try:
+        return import_path(input.function)
+    except DefinitionError:  # a function of a function, or a method: nobody can find it by a path
+        return None
+
+
 def _plain(input: Any) -> Any:
     return (input.args, input.kwargs) if isinstance(input, Arguments) else input
 
@@ -454,13 +540,16 @@ def _plain(input: Any) -> Any:
 def _recorded_input(flow: Flow[Any, Any], record: RunRecord) -> Any:
     if isinstance(flow, Workflow):
         return WorkflowContext.from_json(record.input)
-    return codec.loads(record.input)
+    input = codec.loads(record.input)
+    if isinstance(flow, FunctionFlow) and record.target is not None:
+        return Arguments(find(record.target), *input)
+    return input
 
 
 def _result_text(flow: Flow[Any, Any], value: Any) -> str:
     if isinstance(value, WorkflowResult):
         return json.dumps(value.to_dict(), allow_nan=False)
-    return codec.dumps(value, where=f"the result of flow {flow.name!r}")
+    return stored(value, f"the result of flow {flow.name!r}")
 
 
 def _error_text(error: BaseException) -> str:
@@ -481,12 +570,34 @@ def _outcome(flow: Flow[Any, Any], record: RunRecord) -> Any:
     raise RecordedFailure(message)
 
 
+def _shape(steps: Iterable[Step], above: str = "") -> list[str]:
+    """The names of all steps, in order; those of a workflow inside a step below the name of that step."""
+    names = []
+    for step in steps:
+        names.append(above + step.name)
+        for _, branch in step.branches():
+            names += _shape(branch, above)
+        if isinstance(step.body, Workflow):
+            names += _shape(step.body.steps, f"{above}{step.name}/")
+    return names
+
+
+def _levels(shape: Iterable[str]) -> dict[str, list[str]]:
+    levels: dict[str, list[str]] = {}
+    for name in shape:
+        levels.setdefault(name.rpartition("/")[0], []).append(name)
+    return levels
+
+
 def _check_shape(flow: Flow[Any, Any], record: RunRecord) -> None:
-    """A step added at the end fits; inserted, renamed, removed or reordered ones do not."""
+    """A step added at the end of its workflow fits; inserted, renamed, removed or reordered ones do not."""
+    if flow.name != record.flow:
+        raise JournalMismatch(f"run {record.run_id} is one of flow {record.flow!r}, and this is flow {flow.name!r}")
     if record.shape is None or not isinstance(flow, Workflow):
         return
-    recorded, now = list(json.loads(record.shape)), list(flow.step_names)
-    if now[: len(recorded)] != recorded:
+    recorded, now = list(json.loads(record.shape)), _shape(flow.steps)
+    levels = _levels(now)
+    if any(levels.get(above, [])[: len(names)] != names for above, names in _levels(recorded).items()):
         raise JournalMismatch(
             f"run {record.run_id}: the steps of workflow {flow.name!r} have changed."
             f"\n  recorded: {', '.join(recorded)}\n  now:      {', '.join(now)}"
@@ -494,16 +605,44 @@ def _check_shape(flow: Flow[Any, Any], record: RunRecord) -> None:
         )
 
 
-def _paths_from(flow: Flow[Any, Any], step: str, rows: Sequence[StepRow]) -> list[str]:
-    """The paths of ``step``, of everything below it, and of everything recorded after its first row."""
-    if isinstance(flow, Workflow) and step not in flow.step_names:
-        raise JournalMismatch(f"workflow {flow.name!r} has no step {step!r}; there are {', '.join(flow.step_names)}")
-    first = min((row.seq for row in rows if step in row.path.split("/")), default=None)
+def _check_override(flow: Flow[Any, Any], input: Any, params: Mapping[str, Any]) -> None:
+    if not isinstance(input, WorkflowContext):
+        raise InputError(f"flow {flow.name!r} is no workflow and has no params to override")
+    codec.dumps(dict(params), where="params_override")
+    flow.prepare(input.with_updates(params))
+
+
+def _paths_from(flow: Flow[Any, Any], start: str, rows: Sequence[StepRow], begun: Iterable[str] = ()) -> list[str]:
+    """The paths of a step (of a flow: of a child), of all below it, and of all that was recorded after its first row.
+
+    Args:
+        begun: paths that were noted when they began; those of the step are among the answer.
+    """
+    places = _places(flow.steps) if isinstance(flow, Workflow) else {start: start}
+    if start not in places:
+        raise JournalMismatch(f"workflow {flow.name!r} has no step {start!r}; there are {', '.join(places)}")
+    noted = [path for path in begun if _inside(path, places[start])]
+    first = min((row.seq for row in rows if _inside(row.path, places[start])), default=None)
     if first is not None:
-        return [row.path for row in rows if row.seq >= first]
-    order = list(flow.step_names) if isinstance(flow, Workflow) else []
-    later = set(order[order.index(step) :]) if step in order else set()
-    return [row.path for row in rows if later & set(row.path.split("/"))]
+        return [*noted, *(row.path for row in rows if row.seq >= first)]
+    if not isinstance(flow, Workflow):
+        raise JournalMismatch(f"flow {flow.name!r} has recorded nothing at {start!r}")
+    later = list(places.values())[list(places).index(start) :]
+    return [*noted, *(row.path for row in rows if any(_inside(row.path, place) for place in later))]
+
+
+def _places(steps: Iterable[Step], above: str = "") -> dict[str, str]:
+    """The path of every step by its name: those of a branch stand below the choice."""
+    places = {}
+    for step in steps:
+        places[step.name] = above + step.name
+        for _, branch in step.branches():
+            places |= _places(branch, f"{above}{step.name}/")
+    return places
+
+
+def _inside(path: str, place: str) -> bool:
+    return path == place or path.startswith((f"{place}/", f"{place}["))
 
 
 def _checkpoint(run_id: str, rows: list[StepRow]) -> CheckpointState | None:

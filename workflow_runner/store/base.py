@@ -14,6 +14,8 @@ tests checks on every back-end:
 5. *A path is recorded once.* A second row for a path of a run changes nothing.
 6. *Reads see what was acknowledged* and block nobody.
 
+A text has at most ``MAX_TEXT`` characters: what is larger belongs elsewhere, and a reference to it (a path, a key) here.
+
 All verbs may be called from any thread and in a forked child. All times are seconds since the epoch.
 """
 
@@ -23,6 +25,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
+
+MAX_TEXT = 16 * 2**20
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,7 @@ _values = attrgetter(*_STEP)
 # The fence is looked at by the statement that writes: nobody can claim the run in between.
 _INSERT_STEP = (
     f"INSERT INTO steps (run_id, fence, {', '.join(_STEP)}) SELECT ?, ?, {', '.join('?' * len(_STEP))}"
-    " FROM runs WHERE run_id = ? AND fence = ? AND owner = ? AND status = 'running' ON CONFLICT DO NOTHING"
+    " FROM runs WHERE run_id = ? AND fence = ? AND status = 'running' ON CONFLICT DO NOTHING"
 )
 
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
@@ -71,8 +71,9 @@ class SQLiteStore:
         self._committer = Committer(self._connect, f"{self.path}.lock")
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
-        # the runs of this process, with the fences that it was given
+        # the runs of this process, and of the one that forked it, with the fences that they were given
         self._executed: set[tuple[str, int]] = set()
+        self._of_parent: set[tuple[str, int]] = set()
         if not self.path.parent.is_dir():
             raise StoreError(f"store {self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
@@ -82,7 +83,7 @@ class SQLiteStore:
                     self._make()
                 else:
                     self._read("SELECT 1")  # no write: who only looks must not wait for one who writes
-                    if not os.access(self.path, os.W_OK):
+                    if not os.access(self.path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
                         raise StoreError(f"store {self.path} is read-only")
             except BaseException:
                 self._close_reader()
@@ -113,6 +114,8 @@ class SQLiteStore:
         found = self.find(run.flow, run.idem_key) if run.idem_key is not None else None
         if found is None:
             raise StoreError(f"run {run.run_id!r} is in {self.path} already; a run_id is never used twice")
+        if found.run_id != run.run_id:
+            self._executed.discard((run.run_id, 1))
         return found, False
 
     def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
@@ -143,8 +146,8 @@ class SQLiteStore:
         self._write(lambda connection: self._insert(connection, run_id, fence, rows))
 
     def _insert(self, connection: sqlite3.Connection, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
-        owner = self._owner.current
-        values = [(run_id, fence, *_values(row), run_id, fence, owner) for row in rows]
+        self._check_process(run_id, fence)
+        values = [(run_id, fence, *_values(row), run_id, fence) for row in rows]
         if connection.executemany(_INSERT_STEP, values).rowcount < (len(rows) or 1):
             self._check_fence(connection, run_id, fence)  # or paths that were recorded before
 
@@ -291,13 +294,17 @@ class SQLiteStore:
 
     def _check_fence(self, connection: sqlite3.Connection, run_id: str, fence: int) -> None:
         """In the same transaction as the write: nobody can claim the run in between."""
+        self._check_process(run_id, fence)
         row = connection.execute("SELECT fence, status, owner FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         if row is None:
             raise OwnershipLost(f"run {run_id} has been deleted")
         if row[0] != fence or row[1] != "running":
             raise OwnershipLost(f"run {run_id} was taken over: it is {row[1]}, owned by {row[2]}")
-        if row[2] != self._owner.current:  # a forked child knows the fence as well
-            raise OwnershipLost(f"run {run_id} is owned by {row[2]}, which is not this process")
+
+    def _check_process(self, run_id: str, fence: int) -> None:
+        """A forked child knows the fences of its parent, and may outlive it."""
+        if (run_id, fence) in self._of_parent:
+            raise OwnershipLost(f"run {run_id} is the parent process's, and this is a forked child")
 
     def _owner_id(self) -> str:
         with self._errors():
@@ -323,11 +330,9 @@ class SQLiteStore:
                         with self._errors():
                             living[record.owner] = alive(self._owner.directory, record.owner, host, boot)
                         sure = sure and living[record.owner]
-                    # of our own only those that are still being executed: one whose end could not be written is not
-                    mine = record.owner == self._owner.current
-                    record = attrs.evolve(
-                        record, alive=living[record.owner] and (not mine or (record.run_id, record.fence) in self._executed)
-                    )
+                    # one of our own whose end could not be written is not being executed any more
+                    left = record.owner == self._owner.current and (record.run_id, record.fence) not in self._executed
+                    record = attrs.evolve(record, alive=living[record.owner] and not left)
                 records.append(record)
             if sure:
                 return records
@@ -400,7 +405,7 @@ class SQLiteStore:
         _of_the_parent.extend((self._committer.forked(), self._reader))
         self._reader = None
         self._read_lock = threading.Lock()
-        self._executed = set()
+        self._of_parent, self._executed = self._of_parent | self._executed, set()
         self._owner.forked()
 
 

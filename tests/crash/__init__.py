@@ -1,0 +1,1 @@
+"""Crash safety, proven on real processes that are killed. The oracle is outside the engine."""
