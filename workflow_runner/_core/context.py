@@ -28,9 +28,9 @@ from workflow_runner._core.tags import Tag, TagStore
 from workflow_runner.errors import Aborted, ContextError, ExecutionTimeout
 
 if TYPE_CHECKING:
-    from workflow_runner._core.execution import Task
     from workflow_runner._core.fanout import FanOut
     from workflow_runner._core.scope import Scope
+    from workflow_runner._core.task import Task
 
 T = TypeVar("T")
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from workflow_runner._core.clock import seconds
 from workflow_runner._core.context import CURRENT, ExecutionContext
-from workflow_runner._core.execution import ChildTask, cancelled_by
 from workflow_runner._core.extension import Operation, wrapped
-from workflow_runner._core.fanout import FanOut, Outcome, Parallel, Settled, Stream
+from workflow_runner._core.fanout import FanOut, Outcome, Parallel, Settled
 from workflow_runner._core.flow import Call, Flow, check_name
 from workflow_runner._core.log import FLOW
 from workflow_runner._core.retry import Retry, retrying
 from workflow_runner._core.status import CANCELLED, COMPLETED, PENDING
+from workflow_runner._core.stream import Stream
 from workflow_runner._core.tags import table
+from workflow_runner._core.task import ChildTask, cancelled_by
 from workflow_runner.errors import Aborted, ContextError, DefinitionError, ExecutionCancelled, ExecutionTimeout
 
 if TYPE_CHECKING:

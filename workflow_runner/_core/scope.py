@@ -29,7 +29,7 @@ from workflow_runner._core.slots import Slots
 from workflow_runner._core.status import CANCELLED, PENDING
 from workflow_runner._core.tags import Tagged, table
 from workflow_runner._core.watchdog import Watchdog
-from workflow_runner.errors import ContextError, ScopeClosed, StoreError
+from workflow_runner.errors import ContextError, ScopeClosed, ScopeSaturated, StoreError
 
 if TYPE_CHECKING:
     from workflow_runner._core.offload import Executors
@@ -288,9 +288,13 @@ class Scope:
             if self._closing:
                 self._check_open()
             self._slots.submit(execution)
-        except BaseException:
+        except BaseException as error:
             self._refuse(execution)
+            if self._closing and isinstance(error, ScopeSaturated):  # the threads have gone, and that is why
+                self._check_open()
             raise
+        if execution.ctx._status.terminal:  # cancelled before it became live
+            self._live.pop(execution, None)
 
     def _run_here(self, execution: FlowExecution[Any]) -> bool:
         self._live[execution] = None
@@ -309,6 +313,7 @@ class Scope:
         """Nobody gets to see ``execution``; only `close` may have, and waits for it."""
         execution._followed = False
         execution._settle(CANCELLED, None, ScopeClosed("refused"), only_from=PENDING)
+        self._live.pop(execution, None)
 
     def _check_open(self) -> None:
         if self._closing:
