@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -67,6 +68,35 @@ def event() -> Iterator[Callable[[], threading.Event]]:
     yield make
     for one in made:
         one.set()
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[..., None]]:
+    """Sends a signal (SIGINT) to the main thread, from any thread.
+
+    A signal that comes just before a thread goes to sleep is noticed when the thread wakes; so it is woken again and
+    again, by SIGURG, which does nothing.
+    """
+    main, sent, over = threading.main_thread().ident, threading.Event(), threading.Event()
+    assert main is not None
+    before = signal.signal(signal.SIGURG, lambda *_: None)
+
+    def wake() -> None:
+        sent.wait()
+        while not over.wait(0.02):
+            signal.pthread_kill(main, signal.SIGURG)
+
+    def send(number: int = signal.SIGINT) -> None:
+        signal.pthread_kill(main, number)
+        sent.set()
+
+    thread = threading.Thread(target=wake, daemon=True)
+    thread.start()
+    yield send
+    over.set()
+    sent.set()
+    thread.join(LONG)
+    signal.signal(signal.SIGURG, before)
 
 
 @pytest.fixture

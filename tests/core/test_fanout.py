@@ -343,7 +343,9 @@ def test_ctrl_c_in_the_main_thread_stops_the_helpers(make_scope: Callable[..., S
 
 
 @pytest.mark.parametrize("when", ["starting", "waiting"])
-def test_ctrl_c_between_items_stops_the_helpers_too(make_scope: Callable[..., Scope], event: Any, when: str) -> None:
+def test_ctrl_c_between_items_stops_the_helpers_too(
+    make_scope: Callable[..., Scope], event: Any, interrupt: Any, when: str
+) -> None:
     """An interrupt while the caller starts its helpers, or waits for them: they are told, awaited, and it is raised."""
     scope, begun = make_scope(max_workers=2), event()
     ended: list[bool] = []
@@ -357,7 +359,7 @@ def test_ctrl_c_between_items_stops_the_helpers_too(make_scope: Callable[..., Sc
         assert fanout is not None
         while when == "waiting" and fanout.gate is None:
             pass  # until the caller has nothing left to start
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        interrupt()
         ended.append(current().signal.event.wait(LONG))
 
     @flow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -208,7 +207,7 @@ def test_a_second_close_may_cancel(make_scope: Callable[..., Scope], event: Any,
     assert execution.status == "cancelled"
 
 
-def test_a_signal_handler_may_close(make_scope: Callable[..., Scope], event: Any) -> None:
+def test_a_signal_handler_may_close(make_scope: Callable[..., Scope], event: Any, interrupt: Any) -> None:
     """SIGTERM's handler calls ``close(cancel=True)`` in the middle of a graceful close: that hurries up, and ends."""
     scope, begun = make_scope(max_workers=1), event()
     execution = scope.exec(obeys, begun)
@@ -222,7 +221,7 @@ def test_a_signal_handler_may_close(make_scope: Callable[..., Scope], event: Any
     def send() -> None:
         while not scope._closer:
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        interrupt(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
@@ -233,7 +232,7 @@ def test_a_signal_handler_may_close(make_scope: Callable[..., Scope], event: Any
     assert (called, execution.status) == ([1], "cancelled")
 
 
-def test_an_interrupted_close_can_be_closed_again(make_scope: Callable[..., Scope], event: Any) -> None:
+def test_an_interrupted_close_can_be_closed_again(make_scope: Callable[..., Scope], event: Any, interrupt: Any) -> None:
     """Ctrl-C while ``close`` waits is raised, tells what runs to stop, and leaves a scope that can be closed."""
     scope, begun = make_scope(max_workers=1), event()
     execution = scope.exec(obeys, begun)
@@ -242,7 +241,7 @@ def test_an_interrupted_close_can_be_closed_again(make_scope: Callable[..., Scop
     def send() -> None:
         while not scope._closer:
             pass
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        interrupt()
 
     threading.Thread(target=send, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):

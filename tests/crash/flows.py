@@ -96,7 +96,7 @@ once = Workflow(
 
 # -- many steps: in a row, side by side, as items
 
-ROW, WIDE, MANY = 120, 200, 2500
+ROW, WIDE, MANY = 120, 200, 1500
 
 
 def short(context: WorkflowContext, config: Any) -> dict[str, int]:

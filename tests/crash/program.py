@@ -15,13 +15,14 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 from crash import failpoints, flows, outside
 from crash.failpoints import LONG, limit, until
 from workflow_runner import Scope, WorkflowContext, WorkflowResult, open_store
-from workflow_runner._workflow import scope as durable
+from workflow_runner._workflow import durable, resume
 from workflow_runner.cli.app import main as command_line
 from workflow_runner.errors import StoreError
 from workflow_runner.store import commit, owner, sqlite
@@ -97,7 +98,12 @@ def serve(command: dict[str, Any]) -> dict[str, Any]:
 
     signal.signal(signal.SIGTERM, handler)
     execution = started(scope, command)
+    # a queue whose `get` a signal's handler may interrupt anywhere: of the scope's locks this thread holds none
+    ended: SimpleQueue[Any] = SimpleQueue()
+    execution.add_done_callback(ended.put)
     failpoints.waiting.set()
+    outside.note("waiting", "main thread")
+    ended.get(timeout=LONG)
     answer = outcome(execution)
     scope.close(timeout=command.get("grace", LONG))
     return answer
@@ -107,7 +113,7 @@ def leave(command: dict[str, Any]) -> dict[str, Any]:
     """Submit many runs of ``body``, and die."""
     store = open_store(url(command))
     for key in command["keys"]:
-        new = durable._new_run(f"run-{key}", flows.body, key, str(key))
+        new = resume.new_run(f"run-{key}", flows.body, key, str(key))
         store.submit(new)
     os.kill(os.getpid(), signal.SIGKILL)
     return {}

@@ -52,7 +52,7 @@ SHAPES = [
     Shape("row", None, 1, 12, 20, ROW + 1, {"total": sum(range(ROW))}, durability="process"),
     Shape("wide", None, 8, 12, 40, WIDE + 1, {"total": sum(range(WIDE))}),
     Shape("wide", None, 8, 8, 40, WIDE + 1, {"total": sum(range(WIDE))}, durability="process"),
-    Shape("many", MANY, 8, 16, 600, MANY, sum(range(MANY)), batch=2 * BATCH_SIZE),
+    Shape("many", MANY, 8, 16, 400, MANY, sum(range(MANY)), batch=2 * BATCH_SIZE),
 ]
 
 

@@ -14,7 +14,14 @@ from crash.harness import Watch, lines, recorded, rows, until, whats
 
 
 def begun(directory: Path, *paths: str) -> Callable[[], bool]:
-    return lambda: all(any(what.endswith(f"/{path}") for what in whats(directory, "begin")) for path in paths)
+    """Whether these bodies have begun, and the main thread only waits."""
+
+    def look() -> bool:
+        begins = whats(directory, "begin")
+        waiting = "main thread" in whats(directory, "waiting")
+        return waiting and all(any(what.endswith(f"/{path}") for what in begins) for path in paths)
+
+    return look
 
 
 def handed_back(directory: Path, owner: Any) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def test_on_a_slow_disk(child: Any, tmp_path: Path) -> None:
 def test_in_a_retry_sleep(child: Any, tmp_path: Path) -> None:
     """Nobody waits ten minutes for the next attempt: the run is handed back at once."""
     owner = child(do="serve", flow="in_retry", key="k")
+    until(begun(tmp_path, "middle"), "the step")
     until(lambda: whats(tmp_path, "failed"), "the first attempt")
     owner.signal(signal.SIGTERM)
     handed_back(tmp_path, owner)

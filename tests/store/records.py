@@ -19,8 +19,6 @@ from workflow_runner.store.sqlite import SQLiteStore
 # So long a test waits for what must happen; far beyond what it takes.
 LONG = 30.0
 ROOT = Path(__file__).parents[2]
-# Where other processes find what they import.
-FOLDERS = [ROOT / "tests", ROOT / "tests" / "workflow"]
 
 
 def new_run(run_id: str = "r1", **changes: Any) -> NewRun:
@@ -58,7 +56,7 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *map(str, FOLDERS)])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
             **options,
         )
         self.pid = self.process.pid

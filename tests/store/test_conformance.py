@@ -232,9 +232,9 @@ def test_a_claim_after_a_look_is_refused_if_somebody_had_the_run_since(store: An
     seen = store.run("r1")
     store.finish("r1", store.claim("r1").fence, "completed", "42", None)
     with pytest.raises(RunOwned, match="meanwhile.*completed"):
-        store.claim("r1", seen.fence)
+        store.claim("r1", seen)
     assert store.run("r1").result == "42"
-    assert store.claim("r1", 2).fence == 3
+    assert store.claim("r1", store.run("r1")).fence == 3
 
 
 # -- 4. writes are fenced

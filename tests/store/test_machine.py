@@ -61,6 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.model: dict[str, Model] = {}
         self.living: set[int] = set()
+        self.seen: dict[str, Any] = {}
         self.ids = itertools.count()
         self.seqs = itertools.count(1)
         self.stores: list[Any] = []
@@ -121,20 +122,28 @@ class StoreMachine(RuleBasedStateMachine):
         self.model[run_id] = Model(flow, key, input_hash, number, owner=self.owners[store])
         return run_id
 
-    @rule(store=st.integers(0, 9), run_id=runs, seen=st.one_of(st.none(), st.integers(1, 4)))
-    def claim(self, store: int, run_id: str, seen: int | None) -> None:
+    @rule(store=st.integers(0, 9), run_id=runs)
+    def look(self, store: int, run_id: str) -> None:
+        """Keep what a run is, for a claim that comes later."""
+        if run_id in self.model:
+            self.seen[run_id] = self.stores[store % len(self.stores)].run(run_id)
+
+    @rule(store=st.integers(0, 9), run_id=runs, looked=st.booleans())
+    def claim(self, store: int, run_id: str, looked: bool) -> None:
         run, store = self.model.get(run_id), store % len(self.stores)
+        seen = self.seen.get(run_id) if looked else None
+        changed = seen is not None and run is not None and (seen.fence, seen.status) != (run.fence, run.status)
         try:
             claimed = self.stores[store].claim(run_id, seen)
         except RunNotFound:
             assert run is None
         except RunOwned:
             assert run is not None
-            assert self.alive(run) or (seen is not None and seen != run.fence)
+            assert self.alive(run) or changed
         else:
             assert run is not None
             assert not self.alive(run)
-            assert seen in (None, run.fence)
+            assert not changed
             run.fence += 1
             run.status, run.owner, run.cancel, run.result = "running", self.owners[store], None, None
             assert (claimed.fence, claimed.alive) == (run.fence, True)

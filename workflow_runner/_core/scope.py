@@ -75,25 +75,7 @@ class Closing:
 
 
 class Scope:
-    """Owns everything live: slots and threads, one watchdog, tags, extensions. Nothing starts before it is needed.
-
-    Use it as a context manager, or `close` it. Leaving the block waits for what runs; leaving it by an interrupt
-    (``KeyboardInterrupt``, ``SystemExit``) cancels it. Every member may be used from any thread, and in a forked child.
-
-    Args:
-        name: in logs and thread names.
-        max_workers: how many executions make progress at once; default ``min(32, cores + 4)``.
-        max_pending: how many more may wait; None for any number.
-        max_abandoned: with so many abandoned threads new work is refused; default ``max(64, 4 * max_workers)``.
-        tags: tagged values that every execution sees.
-        extensions: the first is the outermost.
-        timeout: seconds of running time for root executions that are given none.
-        executors: name -> ``Executor``, or a function that makes one, for ``on=``.
-        clock: what to measure time with.
-
-    Raises:
-        ValueError: a number makes no sense.
-    """
+    """A scope without a store; what its arguments mean, the one that users see says, in ``_workflow.scope``."""
 
     # Whether runs are recorded in a store; a scope that has one says so.
     _records = False

@@ -14,7 +14,8 @@ tests checks on every back-end:
 5. *A path is recorded once.* A second row for a path of a run changes nothing.
 6. *Reads see what was acknowledged* and block nobody.
 
-A text has at most ``MAX_TEXT`` characters: what is larger belongs elsewhere, and a reference to it (a path, a key) here.
+A value's text has at most ``MAX_TEXT`` characters: what is larger belongs elsewhere, and here a reference to it, such
+as a path or a key.
 
 All verbs may be called from any thread and in a forked child. All times are seconds since the epoch.
 """
@@ -146,17 +147,16 @@ class Store(Protocol):
         """
         ...
 
-    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
+    def claim(self, run_id: str, seen: RunRecord | None = None) -> RunRecord:
         """Become the owner of a run that nobody holds, whatever its status.
 
         Args:
             run_id: the run.
-            seen: the fence that it had when the caller looked, who would decide otherwise if it had been executed
-                since.
+            seen: what it was when the caller decided to go on with it, who might decide otherwise now.
 
         Raises:
             RunNotFound: there is none.
-            RunOwned: a living process holds it, or one has held it since the caller looked; names it.
+            RunOwned: a living process holds it, or it has ended or was held since the caller saw it; says which.
         """
         ...
 

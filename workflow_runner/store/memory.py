@@ -54,12 +54,12 @@ class MemoryStore:
             self._attempts[run.run_id] = []
             return record, True
 
-    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
+    def claim(self, run_id: str, seen: RunRecord | None = None) -> RunRecord:
         with self._lock:
             run = self.run(run_id)
             if run.alive:
                 raise RunOwned(f"run {run_id} is being executed by {run.owner}")
-            if seen is not None and run.fence != seen:
+            if seen is not None and (run.fence, run.status) != (seen.fence, seen.status):
                 raise RunOwned(f"run {run_id} was executed by another thread meanwhile: it is {run.status}")
             return self._set(
                 run_id,

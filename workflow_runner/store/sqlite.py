@@ -118,22 +118,22 @@ class SQLiteStore:
             self._executed.discard((run.run_id, 1))
         return found, False
 
-    def claim(self, run_id: str, seen: int | None = None) -> RunRecord:
+    def claim(self, run_id: str, seen: RunRecord | None = None) -> RunRecord:
         owner = self._owner_id()
         while True:
             run = self.run(run_id)
             if run.alive:
                 raise RunOwned(f"run {run_id} is being executed by {run.owner}")
-            if seen is not None and run.fence != seen:
+            if seen is not None and (run.fence, run.status) != (seen.fence, seen.status):
                 raise RunOwned(f"run {run_id} was executed by another process meanwhile: it is {run.status}")
 
-            def operation(connection: sqlite3.Connection, fence: int = run.fence) -> bool:
+            def operation(connection: sqlite3.Connection, run: RunRecord = run) -> bool:
                 self._introduce(connection, owner)
                 cursor = connection.execute(
                     "UPDATE runs SET owner = ?, fence = fence + 1, status = 'running', cancel_requested = NULL,"
                     " finished_at = NULL, result = NULL, error = NULL, started_at = coalesce(started_at, ?)"
-                    " WHERE run_id = ? AND fence = ?",
-                    (owner, time.time(), run_id, fence),
+                    " WHERE run_id = ? AND fence = ? AND status = ?",
+                    (owner, time.time(), run_id, run.fence, run.status),
                 )
                 return cursor.rowcount == 1
 
@@ -321,6 +321,7 @@ class SQLiteStore:
         columns = ", ".join(f"runs.{name}" for name in _RUN)
         sql = f"SELECT {columns}, host, boot_id FROM runs LEFT JOIN owners USING (owner) {rest}"
         living: dict[str, bool] = {}
+        left: set[tuple[str, int]] = set()
         while True:
             records, sure = [], True
             for *fields, host, boot in self._read(sql, values):
@@ -331,12 +332,15 @@ class SQLiteStore:
                             living[record.owner] = alive(self._owner.directory, record.owner, host, boot)
                         sure = sure and living[record.owner]
                     # one of our own whose end could not be written is not being executed any more
-                    left = record.owner == self._owner.current and (record.run_id, record.fence) not in self._executed
-                    record = attrs.evolve(record, alive=living[record.owner] and not left)
+                    one = record.run_id, record.fence
+                    if record.owner == self._owner.current and one not in left and one not in self._executed:
+                        left.add(one)
+                        sure = False
+                    record = attrs.evolve(record, alive=living[record.owner] and one not in left)
                 records.append(record)
             if sure:
                 return records
-            # A dead owner may have ended the run just before, after we had read it: read again.
+            # Who has died, or is not at it any more, may have ended the run after we had read it: read again.
 
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         with self._errors():
