@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -660,6 +659,56 @@ def test_a_waiting_parent_runs_only_what_is_below_it(make_scope: Callable[..., S
     assert caller not in foreign_threads[:1]
 
 
+@pytest.mark.parametrize("way", ["parallel", "settled", "stream", "exec", "run"])
+@pytest.mark.parametrize("max_workers", [1, 8])
+def test_deeper_than_python_can_call(make_scope: Callable[..., Scope], way: str, max_workers: int) -> None:
+    """Nesting ends where the interpreter's stack does: a RecursionError like any other error, and nothing is lost."""
+    scope = make_scope(max_workers=max_workers)
+
+    @flow
+    def node(ctx: FlowContext, left: int) -> int:
+        if not left:
+            return 1
+        match way:
+            case "parallel":
+                return sum(ctx.parallel(node.each([left - 1] * 2)))
+            case "settled":
+                settled = ctx.parallel_settled([node.bind(left - 1), call(int, 1)])
+                if settled.stats.failed:
+                    raise settled.errors()[0]
+                return sum(settled.values())
+            case "stream":
+                return sum(ctx.stream(node.each([left - 1] * 2)))
+            case "exec":
+                return ctx.exec(node, left - 1)
+            case _:
+                return scope.run(node, left - 1)
+
+    with pytest.raises(RecursionError):
+        scope.exec(node, 2000).result(LONG)
+    assert scope.run(node, 3) == {"parallel": 8, "settled": 4, "stream": 8, "exec": 1, "run": 1}[way]
+
+
+def test_many_threads_may_use_one_context(make_scope: Callable[..., Scope], together: Any) -> None:
+    """The members of a running flow's context may be used from any thread, all at once."""
+    scope = make_scope(max_workers=3)
+
+    @flow
+    def top(ctx: FlowContext, _: Any) -> None:
+        def use() -> list[Any]:
+            found: list[Any] = []
+            for n in range(30):
+                found += [ctx.exec(echo, n), *ctx.parallel(echo.each(range(4))), *ctx.stream(echo.each(range(4)))]
+                found += [ctx.exec(echo, n, timeout=LONG), ctx.exec("block", lambda block, n=n: block.exec(echo, n))]  # type: ignore[misc]
+            return found
+
+        outcomes = together(*[use] * 4)
+        assert len(outcomes[0]) == 30 * 11
+        assert outcomes == [outcomes[0]] * 4
+
+    scope.exec(top).result(LONG)
+
+
 # -- items with a timeout
 
 
@@ -787,309 +836,6 @@ def test_a_deadline_that_catches_helpers_before_they_begin(
     scope.close()
     assert scope.stats().abandoned == 0
     release.set()
-
-
-# -- streams
-
-
-@each_kind
-@pytest.mark.parametrize("max_workers", [1, 2, 8])
-def test_a_stream_yields_in_input_order(make_scope: Callable[..., Scope], kind: Any, max_workers: int) -> None:
-    """Ordered: as ``parallel``, one by one; every item once."""
-    scope = make_scope(max_workers=max_workers)
-
-    def body(ctx: FlowContext) -> None:
-        for size in (0, 1, 30):
-            assert list(ctx.stream(kind(float, range(size)))) == [float(n) for n in range(size)]
-
-    run(scope, body)
-
-
-def test_unordered_yields_what_is_ready(make_scope: Callable[..., Scope], event: Any) -> None:
-    """In the order of finishing: a slow first item holds up nobody."""
-    scope, go = make_scope(max_workers=2), event()
-
-    def item(n: int) -> int:
-        if n == 0:
-            assert go.wait(LONG)
-        return n
-
-    def body(ctx: FlowContext) -> list[int]:
-        found = []
-        for value in ctx.stream([call(item, n) for n in range(6)], ordered=False, buffer=6):
-            found.append(value)
-            if len(found) == 5:
-                go.set()
-        return found
-
-    # the caller itself may be the one in the slow item; then the others are ready when it is
-    threading.Timer(0.2, go.set).start()
-    found = run(scope, body)
-    assert sorted(found) == list(range(6))
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize(("buffer", "max_concurrency"), [(1, 1), (1, 4), (3, 2), (5, 8), (None, 2)])
-def test_a_stream_holds_at_most_its_buffer(
-    make_scope: Callable[..., Scope], ordered: bool, buffer: int | None, max_concurrency: int
-) -> None:
-    """Over endless input: read, started or finished and not yet taken are never more than ``buffer``."""
-    scope = make_scope(max_workers=4)
-    limit = buffer or 2 * max_concurrency
-    read, running = itertools.count(1), Running()
-    most: list[int] = []
-
-    def body(ctx: FlowContext) -> None:
-        taken = 0
-
-        def calls() -> Iterator[Any]:
-            while True:
-                most.append(next(read) - taken)
-                yield call(item)
-
-        def item() -> None:
-            with running:
-                pass
-
-        stream = ctx.stream(calls(), ordered=ordered, buffer=buffer, max_concurrency=max_concurrency)
-        for _ in range(200):
-            next(stream)
-            taken += 1
-        stream.close()
-
-    run(scope, body)
-    assert max(most) == limit
-    assert running.most <= min(max_concurrency, limit)
-
-
-def test_a_stream_reads_in_the_consumers_thread(scope: Scope) -> None:
-    """What the calls come from need not be thread-safe."""
-    readers: set[int] = set()
-
-    def calls() -> Iterator[Any]:
-        for n in range(100):
-            readers.add(threading.get_ident())
-            yield echo.bind(n)
-
-    def body(ctx: FlowContext) -> int:
-        assert sum(ctx.stream(calls())) == 4950
-        return threading.get_ident()
-
-    consumer = run(scope, body)
-    assert readers == {consumer}
-
-
-class Helped:
-    """Items of a stream of which the consumer runs one and a helper another one, which then waits for its signal."""
-
-    def __init__(self) -> None:
-        self.both = threading.Barrier(2)
-        self.consumer = 0
-        self.told: list[int] = []
-        self.read = itertools.count()
-
-    def item(self, n: int) -> str:
-        if n < 2:
-            self.both.wait(LONG)
-        if threading.get_ident() == self.consumer:
-            return "consumer"
-        assert current().signal.event.wait(LONG)
-        self.told.append(n)
-        return "helper"
-
-    def open(self, ctx: FlowContext) -> Iterator[str]:
-        """An unordered stream over endless input, at most two of them alive."""
-        self.consumer = threading.get_ident()
-        return ctx.stream((call(self.item, next(self.read)) for _ in itertools.count()), buffer=2, ordered=False)
-
-
-def test_leaving_the_loop_early_stops_the_rest(make_scope: Callable[..., Scope]) -> None:
-    """``break`` tells the running items, awaits them, and reads no more."""
-    helped = Helped()
-
-    def body(ctx: FlowContext) -> Any:
-        for value in helped.open(ctx):
-            assert value == "consumer"
-            break
-        assert len(helped.told) == 1
-        return next(helped.read), ctx.signal.aborted, ctx.parallel(echo.each([1, 2]))
-
-    assert run(make_scope(max_workers=2), body) == (2, False, [1, 2])
-
-
-def test_a_failed_item_raises_at_its_turn(make_scope: Callable[..., Scope]) -> None:
-    """The results before it come first; it is raised as it is; the rest is stopped."""
-    scope = make_scope(max_workers=2)
-    error = ValueError("no")
-
-    def item(n: int) -> int:
-        if n == 3:
-            raise error
-        return n
-
-    def body(ctx: FlowContext) -> list[int]:
-        found: list[int] = []
-        with pytest.raises(ValueError, match="no") as caught:
-            found.extend(ctx.stream(call(item, n) for n in itertools.count()))
-        assert caught.value is error
-        return found
-
-    assert run(scope, body) == [0, 1, 2]
-
-
-def test_an_iterator_that_fails_stops_its_stream(scope: Scope) -> None:
-    """What the source of the calls raises is raised, and running items are awaited."""
-
-    def calls() -> Iterator[Any]:
-        yield echo.bind(1)
-        raise OSError("no more")
-
-    def body(ctx: FlowContext) -> None:
-        with pytest.raises(OSError, match="no more"):
-            list(ctx.stream(calls()))
-        with pytest.raises(errors.DefinitionError, match="item 1 is no call"):
-            list(ctx.stream([echo, 5]))  # type: ignore[list-item]
-
-    run(scope, body)
-
-
-def test_an_interrupt_in_an_item_does_not_wait_for_its_turn(make_scope: Callable[..., Scope]) -> None:
-    """KeyboardInterrupt of a helper's item ends the stream at once: the others are told, and it is raised."""
-    both = threading.Barrier(2)
-    told: list[int] = []
-
-    def body(ctx: FlowContext) -> None:
-        consumer = threading.get_ident()
-
-        def item(n: int) -> None:
-            both.wait(LONG)
-            if threading.get_ident() != consumer:
-                raise KeyboardInterrupt
-            assert current().signal.event.wait(LONG)
-            told.append(n)
-
-        with pytest.raises(KeyboardInterrupt):
-            next(ctx.stream(call(item, n) for n in itertools.count()))
-
-    run(make_scope(max_workers=2), body)
-    assert len(told) == 1
-
-
-def test_a_stream_left_open_ends_with_its_flow(make_scope: Callable[..., Scope]) -> None:
-    """When the handler returns, running items are told and awaited; iterating later is a ContextError."""
-    helped = Helped()
-    kept: list[Iterator[Any]] = []
-
-    @flow
-    def leaves(ctx: FlowContext, _: Any) -> str:
-        kept.append(helped.open(ctx))
-        return next(kept[0])
-
-    assert make_scope(max_workers=2).exec(leaves).result(LONG) == "consumer"
-    assert len(helped.told) == 1
-    with pytest.raises(errors.ContextError, match="stream 'stream' has ended with execution 'leaves'"):
-        next(kept[0])
-    assert list(kept[0]) == []
-    assert next(helped.read) == 2
-
-
-@pytest.mark.parametrize("where", ["root", "child", "timed", "item", "block", "failing"])
-def test_a_stream_never_outlives_its_execution(make_scope: Callable[..., Scope], where: str) -> None:
-    """Begun or not, in whatever execution it was made: later it runs nothing."""
-    scope = make_scope(max_workers=2)
-    kept: list[Iterator[Any]] = []
-    ran: list[int] = []
-
-    def leave(ctx: FlowContext, _: Any = None) -> None:
-        kept.extend([ctx.stream([call(ran.append, n) for n in range(9)], max_concurrency=1) for _ in range(2)])
-        next(kept[0])
-        if where == "failing":
-            raise ValueError("no")
-
-    leaves = flow(leave)
-
-    def body(ctx: FlowContext) -> None:
-        if where in ("child", "failing"):
-            ctx.exec(leaves)
-        elif where == "timed":
-            ctx.exec(leaves, timeout=LONG)
-        elif where == "item":
-            ctx.parallel([leaves])
-        elif where == "block":
-            ctx.exec("block", leave)
-        else:
-            leave(ctx)
-
-    if where == "failing":
-        with pytest.raises(ValueError, match="no"):
-            run(scope, body)
-    else:
-        run(scope, body)
-    before = len(ran)
-    for stream in kept:
-        with pytest.raises(errors.ContextError):
-            next(stream)
-    assert len(ran) == before
-
-
-def test_a_cancelled_parent_ends_its_stream(make_scope: Callable[..., Scope]) -> None:
-    """The consumer gets ``Aborted`` with the reason; the running items are told."""
-    scope, both = make_scope(max_workers=2), threading.Barrier(3)
-
-    def item(_: int) -> None:
-        both.wait(LONG)
-        assert current().signal.event.wait(LONG)
-
-    @flow
-    def top(ctx: FlowContext, _: Any) -> None:
-        for _ in ctx.stream(call(item, n) for n in itertools.count()):
-            raise AssertionError("a result")
-
-    execution = scope.exec(top)
-    both.wait(LONG)
-    execution.cancel("stop")
-    with pytest.raises(errors.ExecutionCancelled, match="stop"):
-        execution.result(LONG)
-
-
-def test_streams_nest(make_scope: Callable[..., Scope]) -> None:
-    """Streams in items of streams and fan-outs, on one, two and eight slots."""
-
-    @flow
-    def inner(ctx: FlowContext, n: int) -> int:
-        return sum(ctx.stream(echo.each(range(n)))) + sum(ctx.parallel(echo.each(range(n))))
-
-    @flow
-    def outer(ctx: FlowContext, n: int) -> int:
-        return sum(ctx.stream(inner.each(range(n)))) + sum(ctx.parallel(inner.each(range(n))))
-
-    for max_workers in (1, 2, 8):
-        assert make_scope(max_workers=max_workers).exec(outer, 9).result(LONG) == 4 * sum(
-            sum(range(n)) for n in range(9)
-        )
-
-
-def test_threads_may_open_streams_of_one_context_together(
-    make_scope: Callable[..., Scope], together: Any, tiny_switches: None
-) -> None:
-    """None of them is forgotten at the end of the flow."""
-    scope = make_scope(max_workers=1)
-    streams: list[Any] = []
-
-    @flow
-    def top(ctx: FlowContext, _: Any) -> None:
-        def open_some() -> list[Any]:
-            return [ctx.stream([echo]) for _ in range(20)]
-
-        streams.extend(stream for some in together(*[open_some] * 4) for stream in some)
-
-    for _ in range(10):
-        del streams[:]
-        scope.run(top)
-        assert len(streams) == 80
-        for stream in streams:
-            with pytest.raises(errors.ContextError):
-                next(stream)
 
 
 # -- random trees

@@ -281,12 +281,13 @@ def test_run_uses_the_callers_thread(make_scope: Callable[..., Scope], event: An
     assert scope.run(call(threading.get_ident)) == here
     assert threads_of(scope) == []
     assert scope.run(call(threading.get_ident), timeout=LONG) != here
-    go = event()
-    blocker = scope.exec(call(go.wait, LONG))
+    go, begun = event(), event()
+    blocker = scope.exec(call(lambda: (begun.set(), go.wait(LONG))))
+    assert begun.wait(LONG)
     releases = threading.Timer(0, lambda: (until(lambda: scope.stats().pending == 1), go.set()))
     releases.start()
     assert scope.run(call(threading.get_ident)) != here
-    assert blocker.result(LONG) is True
+    assert blocker.result(LONG) == (None, True)
     releases.join(LONG)
 
 

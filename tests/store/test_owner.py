@@ -235,7 +235,7 @@ def test_a_forked_child_writes_to_what_it_has_claimed_itself(file: Path, store: 
 
 
 def test_the_end_of_a_forked_child_is_not_that_of_its_parent(file: Path, store: Any) -> None:
-    """A child that closes the store it has inherited, and ends as every program does, leaves the parent's lock alone."""
+    """A child that closes the store it has inherited, and ends as programs do, leaves the parent's lock alone."""
     code = """
         store = SQLiteStore(sys.argv[1], durability="process")
         store.submit(new_run())

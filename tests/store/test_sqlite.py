@@ -288,7 +288,7 @@ def test_a_read_only_store_is_refused(shared_folder: Path, what: str) -> None:
 
 
 def test_a_locked_file_is_a_store_error(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a tool that knows nothing of us is writing, who writes is told so, and who reads is not; then all is well."""
+    """While a tool that knows nothing of us is writing, who writes is told so, who reads is not; then all is well."""
     monkeypatch.setattr(commit, "BUSY", 0.05)
     store = SQLiteStore(written)
     store.submit(new_run("new"))
@@ -597,7 +597,7 @@ def test_threads_that_write_first_at_once_are_one_owner(file: Path, together: An
     """The first runs of a process, submitted at the same moment, all have its living owner."""
     for _ in range(20):
         store = SQLiteStore(file, durability="process")
-        outcomes = together(*(lambda n=n: store.submit(new_run(f"r{n}"))[0] for n in range(8)))
+        outcomes = together(*(lambda n=n, store=store: store.submit(new_run(f"r{n}"))[0] for n in range(8)))
         assert [run.alive for run in outcomes] == [True] * 8
         assert len({run.owner for run in outcomes}) == 1
         for run in outcomes:

@@ -1320,7 +1320,7 @@ def test_closing_a_scope_that_follows_leaves_the_run_alone(tmp_path: Path, here:
 def test_a_killed_process_is_followed_to_its_end_and_resumed(tmp_path: Path, here: Scope) -> None:
     """Its follower is told that the run was left; the run can be resumed at once, where the kill has left it."""
     with program(OTHER, tmp_path) as other:
-        run_id, owner = other.answer()
+        run_id, _ = other.answer()
         until((tmp_path / "begun").exists, "the other to begin")
         following = here.exec(durable_flows.waits, str(tmp_path), idempotency_key="k")
         other.process.kill()

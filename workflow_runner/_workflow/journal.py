@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
+from workflow_runner._workflow.result import WorkflowResult
 from workflow_runner.errors import ContextError, JournalConflict, JournalMismatch, SerializationError
 from workflow_runner.store.base import MAX_TEXT, StepRow, Store, Transaction
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 # A finished item waits at most so many seconds, or for so many others, until it is recorded.
 BATCH_SECONDS = 0.05
 BATCH_SIZE = 128
+
+# The tag of a workflow's result among typed JSON.
+_RESULT = "WorkflowResult"
 
 
 def check_size(text: str, where: str) -> str:
@@ -47,7 +51,17 @@ def stored(value: Any, where: str) -> str:
     Raises:
         SerializationError: it cannot be written with its type, or is too large.
     """
+    if type(value) is WorkflowResult:  # holds errors, which come back as what is recorded of them
+        return check_size(codec.write_json({"$": _RESULT, "v": value.to_dict()}), where)
     return check_size(codec.dumps(value, where=where), where)
+
+
+def restored(text: str | None) -> Any:
+    """The value that `stored` has written."""
+    data = codec.read_json(text or "null")
+    if isinstance(data, dict) and data.get("$") == _RESULT:
+        return WorkflowResult.from_dict(data["v"])
+    return codec.decode(data)
 
 
 class StoreJournal:
@@ -129,7 +143,7 @@ class StoreJournal:
         fingerprint = self.fingerprint(input)
         row = self.find(path, flow, fingerprint)
         if row is not None:
-            return codec.loads(row.output or "null")
+            return restored(row.output)
         started = self._clock()
         self.enter(path)
         try:
@@ -285,7 +299,7 @@ class StoreJournal:
         fingerprint = self.fingerprint(input)
         row = self.find(path, flow, fingerprint)
         if row is not None:
-            return codec.loads(row.output or "null")
+            return restored(row.output)
         if self._failure is not None:  # the others cannot be recorded: nothing more is begun
             raise self._failure
         started = self._clock()

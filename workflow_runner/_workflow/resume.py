@@ -15,7 +15,7 @@ from workflow_runner._core.flow import Arguments, Flow, FunctionFlow
 from workflow_runner._core.offload import find, import_path
 from workflow_runner._workflow.context import CheckpointState, WorkflowContext
 from workflow_runner._workflow.definition import Step, Workflow
-from workflow_runner._workflow.journal import check_size, stored
+from workflow_runner._workflow.journal import check_size, restored, stored
 from workflow_runner._workflow.lookup import target_of
 from workflow_runner._workflow.result import WorkflowResult, describe
 from workflow_runner.errors import (
@@ -35,10 +35,9 @@ def new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> N
     if isinstance(input, WorkflowContext):
         batch_id, partition, as_of = input.batch_id, input.partition, input.as_of_date
         identity = (dict(input.params), partition.to_dict() if partition is not None else None, as_of)
-        text = input.to_json()
     else:
         identity = _plain(input)
-        text = codec.dumps(identity, where=where)
+    text = input.to_json() if isinstance(flow, Workflow) else codec.dumps(_plain(input), where=where)
     check_size(text, where)
     return NewRun(
         run_id=run_id,
@@ -79,7 +78,7 @@ def recorded_input(flow: Flow[Any, Any], record: RunRecord) -> Any:
 
 
 def result_text(flow: Flow[Any, Any], value: Any) -> str:
-    if isinstance(value, WorkflowResult):
+    if isinstance(flow, Workflow):
         return json.dumps(value.to_dict(), allow_nan=False)
     return stored(value, f"the result of flow {flow.name!r}")
 
@@ -91,8 +90,9 @@ def error_text(error: BaseException) -> str:
 def outcome(flow: Flow[Any, Any], record: RunRecord) -> Any:
     """What a run that has ended elsewhere, or before, has ended with."""
     if record.status == "completed":
-        text = record.result or "null"
-        return WorkflowResult.from_dict(json.loads(text)) if isinstance(flow, Workflow) else codec.loads(text)
+        if isinstance(flow, Workflow):
+            return WorkflowResult.from_dict(json.loads(record.result or "null"))
+        return restored(record.result)
     error = json.loads(record.error or "null") or {}
     message = (
         f"run {record.run_id} of flow {record.flow!r} {record.status}: {error.get('type')}: {error.get('message')}"

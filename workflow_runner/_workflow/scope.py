@@ -414,6 +414,7 @@ class Scope(core.Scope):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._polling = False  # the watchdog that was asked to look for cancels is the parent's
+        self._ending = {}
 
     def _close(self, grace: float | None, stop: core.Closing) -> None:
         super()._close(grace, stop)
