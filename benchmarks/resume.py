@@ -33,7 +33,7 @@ def parent(ctx: FlowContext, n: int) -> int:
     return sum(ctx.exec(child, i)["n"] for i in range(n))
 
 
-@flow
+@flow(name="parent")
 def fails(ctx: FlowContext, n: int) -> None:
     raise RuntimeError("to be resumed")
 

@@ -113,7 +113,8 @@ def kill_and_go_on(directory: Path, victims: Peers, peers: Peers, places: list[s
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Left]]]:
     """Everything that is killed here, side by side; each test waits for its own."""
-    wanted = [item.callspec.params["place"] for item in request.session.items if "left" in _fixtures(item)]
+    mine = [item for item in request.session.items if item.path == request.path]
+    wanted = [item.callspec.params["place"] for item in mine if "left" in _fixtures(item)]
     directory = tmp_path_factory.mktemp("failpoints")
     victims, peers = Peers(directory / "victims", 3), Peers(directory / "peers", 2)
     with ThreadPoolExecutor(3) as pool:

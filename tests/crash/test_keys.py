@@ -22,8 +22,9 @@ def barrier(directory: Path) -> str:
 
 def raced(peers: list[Any], directory: Path, **command: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What each of the two got, key by key."""
+    file = barrier(directory)
     for me, peer in enumerate(peers):
-        peer.send(do="race", dir=str(directory), me=me, barrier=barrier(directory), **command)
+        peer.send(do="race", dir=str(directory), me=me, barrier=file, **command)
     answers = [peer.answer() for peer in peers]
     assert all("outcomes" in answer for answer in answers), answers
     first, second = (answer["outcomes"] for answer in answers)
