@@ -569,7 +569,11 @@ def test_many_roots_with_nested_fan_outs_share_the_slots(make_scope: Callable[..
     assert running.most <= 3
 
 
-def test_a_waiting_execution_gets_the_slot_of_a_busy_helper(make_scope: Callable[..., Scope], event: Any) -> None:
+@pytest.mark.parametrize("kind", [kind for name, kind in KINDS.items() if name != "timed"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_helpers_make_room_for_executions_that_wait(
+    make_scope: Callable[..., Scope], event: Any, kind: Any, stream: bool
+) -> None:
     """While the caller is stuck in one item, its helper gives its slot to an execution that waits."""
     scope = make_scope(max_workers=2)
     helped, queued, go = event(), event(), event()
@@ -583,7 +587,7 @@ def test_a_waiting_execution_gets_the_slot_of_a_busy_helper(make_scope: Callable
     def fan(ctx: FlowContext, _: Any) -> int:
         caller = threading.get_ident()
 
-        def item() -> int:
+        def item(n: int) -> int:
             if threading.get_ident() == caller:
                 assert go.wait(LONG)  # until `other` has run, on the helper's slot
             else:
@@ -591,14 +595,15 @@ def test_a_waiting_execution_gets_the_slot_of_a_busy_helper(make_scope: Callable
                 assert queued.wait(LONG)
             return 1
 
-        return sum(ctx.parallel([call(item) for _ in range(1000)]))
+        calls = kind(item, list(range(100)))
+        return sum(ctx.stream(calls, buffer=50) if stream else ctx.parallel(calls))
 
     fanning = scope.exec(fan)
     assert helped.wait(LONG)
     waiting = scope.exec(other)
     queued.set()
     assert waiting.result(LONG) == "other"
-    assert fanning.result(LONG) == 1000
+    assert fanning.result(LONG) == 100
 
 
 def test_slots_that_become_free_later_join(make_scope: Callable[..., Scope], event: Any) -> None:

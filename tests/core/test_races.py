@@ -274,7 +274,14 @@ def test_abandon_against_the_worker_that_goes_on(
         begun, go = threading.Event(), threading.Event()
         ends = scope.exec(call(lambda begun=begun, go=go: (begun.set(), go.wait(LONG))), timeout=5)  # type: ignore[misc]
         ran: list[int] = []
-        next_ones = [scope.exec(call(ran.append, n)) for n in range(5)]
+        alone = threading.Lock()
+
+        def follows(n: int, ran: list[int] = ran, alone: Any = alone) -> None:
+            assert alone.acquire(blocking=False)  # there is one slot
+            ran.append(n)
+            alone.release()
+
+        next_ones = [scope.exec(call(follows, n)) for n in range(5)]
         assert begun.wait(LONG)
         together(go.set, lambda: clock.advance(5))
         for execution in next_ones:

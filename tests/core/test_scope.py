@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workflow_runner import ExecutionContext, FlowContext, Scope, call, errors, flow
+from workflow_runner import ExecutionContext, Flow, FlowContext, Scope, call, errors, flow
 from workflow_runner.testing import ManualClock
 
 LONG = 20.0
@@ -332,6 +332,44 @@ def test_a_closing_scope_takes_no_new_roots_and_lets_flows_finish(
     assert begun.wait(LONG)
     scope.close()
     assert execution.result() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("start", ["exec", "run"])
+def test_a_start_that_close_overtakes_is_refused(
+    make_scope: Callable[..., Scope], event: Any, together: Any, start: str
+) -> None:
+    """What was let in before ``close`` and comes after it is ScopeClosed and never runs: nobody would wait for it."""
+    scope, begun, go, preparing, prepared, ran = make_scope(max_workers=2), *(event() for _ in range(5))
+
+    class Slow(Flow[Any, Any]):
+        def prepare(self, value: Any) -> Any:
+            preparing.set()
+            assert prepared.wait(LONG)
+            return value
+
+    slow = Slow(lambda ctx, _: ran.set(), name="slow")
+    blocker = scope.exec(call(wait_for, go, begun))
+    assert begun.wait(LONG)
+
+    def come_late() -> None:
+        assert preparing.wait(LONG)
+        while not scope._closer:
+            pass  # until `close` waits for the blocker
+        prepared.set()
+
+    def close() -> None:
+        assert preparing.wait(LONG)
+        scope.close()
+
+    def begin() -> None:
+        try:
+            getattr(scope, start)(slow)
+        finally:
+            go.set()
+
+    outcome, *_ = together(begin, come_late, close)
+    assert isinstance(outcome, errors.ScopeClosed)
+    assert (blocker.status, scope.executions, ran.is_set()) == ("completed", (), False)
 
 
 def test_closing_from_a_callback(make_scope: Callable[..., Scope], event: Any) -> None:

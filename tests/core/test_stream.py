@@ -299,23 +299,29 @@ def test_a_stream_never_outlives_its_execution(make_scope: Callable[..., Scope],
 
 
 def test_a_cancelled_parent_ends_its_stream(make_scope: Callable[..., Scope]) -> None:
-    """The consumer gets ``Aborted`` with the reason; the running items are told."""
+    """The running items are told, no other one starts, and the consumer gets ``Aborted`` instead of a result."""
     scope, both = make_scope(max_workers=2), threading.Barrier(3)
+    ran: list[int] = []
+    aborted: list[Any] = []
 
-    def item(_: int) -> None:
+    def item(n: int) -> None:
+        ran.append(n)
         both.wait(LONG)
         assert current().signal.event.wait(LONG)
 
     @flow
     def top(ctx: FlowContext, _: Any) -> None:
-        for _ in ctx.stream(call(item, n) for n in itertools.count()):
-            raise AssertionError("a result")
+        with pytest.raises(errors.Aborted) as caught:
+            next(ctx.stream(call(item, n) for n in itertools.count()))
+        aborted.append(caught.value.reason)
+        ctx.throw_if_aborted()
 
     execution = scope.exec(top)
     both.wait(LONG)
     execution.cancel("stop")
     with pytest.raises(errors.ExecutionCancelled, match="stop"):
         execution.result(LONG)
+    assert (sorted(ran), aborted) == ([0, 1], ["stop"])
 
 
 def test_streams_nest(make_scope: Callable[..., Scope]) -> None:

@@ -474,12 +474,14 @@ def test_a_child_has_at_most_what_is_left_of_its_parents_time(
     execution = scope.exec(timed_parent(gate.flow, 1000), timeout=30)
     assert gate.begun.wait(LONG)
     assert scope.stats().deadlines == 2
+    (child,) = execution._subtasks or ()
     clock.advance(30)
     with pytest.raises(errors.ExecutionTimeout, match="parent timed out after 30 s"):
         execution.result(LONG)
-    gate.go.set()
-    scope.close()
+    assert child._wait(LONG)
+    assert isinstance(child.ctx.details.error, errors.ExecutionTimeout)
     assert scope.stats().deadlines == 0
+    gate.go.set()
 
 
 def test_nested_timeouts_where_the_outer_is_shorter(
