@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sqlite3
 import threading
@@ -34,6 +35,8 @@ _thread = threading.local()
 # set when the main thread does nothing but wait, and by its handler of SIGTERM
 waiting = threading.Event()
 terminated = threading.Event()
+# readable after SIGCONT: written by the thread that gets the signal, while a handler would wait for the main thread
+_continued, _wakeup = os.pipe()
 
 
 def reach(place: str) -> None:
@@ -55,6 +58,11 @@ def _act(action: str, name: str) -> None:
         time.sleep(LONG)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # the signal may go to another thread first, and this one run on for a while
+        while select.select([_continued], [], [], LONG)[0]:
+            if signal.SIGCONT in os.read(_continued, 64):
+                return
+        raise AssertionError("nobody has sent SIGCONT")
     elif action == "terminate":
         assert waiting.wait(LONG), "the main thread does not come to wait"
         os.kill(os.getpid(), signal.SIGTERM)
@@ -125,6 +133,9 @@ def install(actions: dict[str, str], *, trace: bool = False, checkpoint_every: i
         checkpoint_every: copy the WAL into the file after so many commits.
     """
     global _tracing
+    os.set_blocking(_wakeup, False)
+    signal.set_wakeup_fd(_wakeup)
+    signal.signal(signal.SIGCONT, lambda *_: None)
     _actions.update(actions)
     _tracing = trace
     if checkpoint_every is not None:

@@ -53,7 +53,8 @@ def test_readers_do_not_wait_for_a_stopped_writer(child: Any, tmp_path: Path) ->
     [(run_id,)] = rows(tmp_path, "SELECT run_id FROM runs")
     other = child(do="peer")
     other.answer()
-    assert other.ask(do="look", dir=str(tmp_path), run_id=run_id)["alive"]
+    seen = other.ask(do="look", dir=str(tmp_path), run_id=run_id)
+    assert (seen["status"], seen["alive"]) == ("running", True)
     assert other.ask(do="run", dir=str(tmp_path), how="resume")["error"] == "RunOwned"
     owner.signal(signal.SIGCONT)
     assert owner.answer()["result"] == {"total": 8}
