@@ -160,7 +160,7 @@ def test_a_run_id_is_never_used_twice(store: Any) -> None:
     """Submitting it again is refused by name, and the run stays as it was."""
     store.submit(new_run("r1", idem_key="k"))
     for again in (new_run("r1"), new_run("r1", idem_key="other"), new_run("r1", flow="g")):
-        with pytest.raises(StoreError, match="'r1'.*never used twice"):
+        with pytest.raises(StoreError, match=r"'r1'.*never used twice"):
             store.submit(again)
     assert [run.run_id for run in store.runs()] == ["r1"]
 
@@ -207,7 +207,7 @@ def test_a_run_that_nobody_holds_can_be_claimed(store: Any, status: str) -> None
 def test_claiming_an_unknown_run_names_near_ones(store: Any) -> None:
     """RunNotFound, with the id that was probably meant."""
     store.submit(new_run("nightly-2013-03-01"))
-    with pytest.raises(RunNotFound, match="'nightly-2013-03-02'.*did you mean nightly-2013-03-01"):
+    with pytest.raises(RunNotFound, match=r"'nightly-2013-03-02'.*did you mean nightly-2013-03-01"):
         store.claim("nightly-2013-03-02")
     with pytest.raises(LookupError):
         store.run("nothing like it")
@@ -231,7 +231,7 @@ def test_a_claim_after_a_look_is_refused_if_somebody_had_the_run_since(store: An
     store.finish("r1", 1, "failed", None, "{}")
     seen = store.run("r1")
     store.finish("r1", store.claim("r1").fence, "completed", "42", None)
-    with pytest.raises(RunOwned, match="meanwhile.*completed"):
+    with pytest.raises(RunOwned, match=r"meanwhile.*completed"):
         store.claim("r1", seen)
     assert store.run("r1").result == "42"
     assert store.claim("r1", store.run("r1")).fence == 3
@@ -272,10 +272,11 @@ def test_without_the_fence_nothing_is_written(store: Any, verb: str, state: str)
 
 
 def test_a_second_row_of_a_path_changes_nothing(store: Any) -> None:
-    """The first one stays, in the same batch and in a later one; the other rows of the batch are written."""
+    """The first one stays, in the same batch and in a later one; the other rows are written, and counted."""
     store.submit(new_run())
-    store.record("r1", 1, [row("a", 1, output="1"), row("a", 2, output="2")])
-    store.record("r1", 1, [row("a", 3, output="3"), row("b", 4)])
+    assert store.record("r1", 1, [row("a", 1, output="1"), row("a", 2, output="2")]) == 1
+    assert store.record("r1", 1, [row("a", 3, output="3"), row("b", 4)]) == 1
+    assert store.record("r1", 1, [row("a", 5), row("b", 6)]) == 0
     assert [(step.path, step.output) for step in store.steps("r1")] == [("a", "1"), ("b", '"b"')]
 
 

@@ -339,7 +339,7 @@ def test_the_owners_folder_that_cannot_be_made_is_a_store_error(file: Path) -> N
 def test_a_value_that_does_not_fit_is_a_store_error(file: Path) -> None:
     """What the schema refuses is undone, and does not cost the process its name among the owners."""
     store = SQLiteStore(file)
-    with pytest.raises(StoreError, match="CHECK|NOT NULL"):
+    with pytest.raises(StoreError, match=r"CHECK|NOT NULL"):
         store.submit(new_run("bad", input=None))
     assert store.submit(new_run("good"))[0].alive
     with pytest.raises(StoreError, match="CHECK"):
@@ -709,10 +709,14 @@ def test_a_transaction_without_its_record_is_nothing(file: Path) -> None:
     """Rolled back, or committed without owning the run: nothing of it is there, and others can write."""
     store = SQLiteStore(file)
     store.submit(new_run())
-    for end in (lambda t: t.rollback(), lambda t: pytest.raises(StoreError, t.commit, [row("a", status="unknown")])):
+    for how in ("rolled back", "refused"):
         transaction = store.begin("r1", 1)
         transaction.execute("CREATE TABLE mine (n)")
-        end(transaction)
+        if how == "rolled back":
+            transaction.rollback()
+        else:
+            with pytest.raises(StoreError, match="CHECK"):
+                transaction.commit([row("a", status="unknown")])
         assert paths(store) == []
         with pytest.raises(StoreError, match="no such table"):
             store._read("SELECT n FROM mine")
@@ -722,6 +726,20 @@ def test_a_transaction_without_its_record_is_nothing(file: Path) -> None:
         transaction.commit([row("a")])
     store.record("r1", 1, [row("b")])
     assert paths(store) == ["b"]
+    store.close()
+
+
+def test_a_transaction_for_what_was_recorded_before_is_nothing(file: Path) -> None:
+    """Its writes would be there twice: the record that is there counts, and its writes."""
+    store = SQLiteStore(file)
+    store.submit(new_run())
+    for n in range(2):
+        transaction = store.begin("r1", 1)
+        transaction.execute("CREATE TABLE IF NOT EXISTS mine (n)")
+        transaction.execute("INSERT INTO mine VALUES (?)", (n,))
+        assert transaction.commit([row("a", output=str(n))]) == 1 - n
+    assert store._read("SELECT n FROM mine") == [(0,)]
+    assert [step.output for step in store.steps("r1")] == ["0"]
     store.close()
 
 

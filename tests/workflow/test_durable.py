@@ -30,6 +30,7 @@ from workflow_runner import (
     StepResult,
     Workflow,
     WorkflowContext,
+    WorkflowResult,
     call,
     current,
     errors,
@@ -543,6 +544,73 @@ def test_the_token_of_an_effect_never_changes(scope: Scope) -> None:
     assert tokens == [f"{run_id}/pay"] * 5
 
 
+def test_a_workflows_result_is_a_value_like_others(scope: Scope, ran: list[str], failing: set[str]) -> None:
+    """What a workflow gives inside a flow, with a key or without, and as the result of a child or of the run."""
+
+    @flow
+    def gives(ctx: FlowContext, n: int) -> WorkflowResult:
+        return ctx.exec(pair, {"n": n})
+
+    @flow
+    def outer(ctx: FlowContext, n: int) -> WorkflowResult:
+        results = [ctx.exec(pair, {}, key="k"), ctx.exec(gives, 1), *ctx.parallel(pair.each([{}]))]
+        durable_flows.reached("end")
+        assert [result.context.get_output("second") for result in results] == [{"n": 2}] * 3
+        return results[0]
+
+    failing.add("end")
+    run_id = failed(scope, outer, 0)
+    failing.clear()
+    ran.clear()
+    result = scope.resume(run_id, flow=outer).result(LONG)
+    assert ran == ["end"]
+    again = scope.resume(run_id, flow=outer).result(LONG)
+    for one in (result, again):
+        assert isinstance(one, WorkflowResult)
+        assert (one.status, one.completed_steps) == ("completed", ("first", "second"))
+
+
+def test_a_flow_gets_its_input_back_with_its_types(scope: Scope) -> None:
+    """Also without an annotation, and also a workflow's context."""
+    seen: list[Any] = []
+
+    @flow
+    def takes(ctx: FlowContext, value: Any) -> None:
+        seen.append(value)
+        if len(seen) % 2:
+            raise RuntimeError("once")
+
+    context = WorkflowContext.new(params=VALUES, partition={"region": "EU"}, as_of_date="2013-03-01", metadata={"a": 1})
+    for value in (context, VALUES, VALUES["attrs"], (1, 2)):
+        seen.clear()
+        scope.resume(failed(scope, takes, value), flow=takes).result(LONG)
+        assert seen[0] == seen[1]
+        assert type(seen[0]) is type(seen[1])
+
+
+def test_a_context_counts_by_what_was_asked_for(scope: Scope, body: Body) -> None:
+    """As the input of a child it is the same in a resumed run, which knows where it goes on, and under a key."""
+
+    @flow
+    def child(ctx: FlowContext, context: WorkflowContext) -> int:
+        body.note("child")
+        return len(context.step_outputs)
+
+    @flow
+    def asks(ctx: FlowContext, context: WorkflowContext) -> dict[str, Any]:
+        found = [ctx.exec(child, context), *(ctx.exec(child, context, key="k") for _ in range(2))]
+        body.note("asks")
+        return {"found": found, "none": ctx.exec(pair, {}, key="p") is ctx.exec(pair, {}, key="p")}
+
+    workflow = Workflow("w", steps=[body("a"), Step("asks", asks)])
+    body.failing = {"asks"}
+    run_id = failed(scope, workflow, {"x": 1})
+    body.again()
+    result = scope.resume(run_id, flow=workflow).result(LONG)
+    assert result.context.get_output("asks") == {"found": [1, 1, 1], "none": True}
+    assert body.ran == ["asks"]
+
+
 def test_a_completed_run_answers_in_another_process(ran: list[str], make_scope: Any, open_store: Any) -> None:
     """Resuming it runs nothing, and gives the same result with the same types."""
     first = make_scope(store=open_store())
@@ -727,7 +795,7 @@ def test_start_from_an_unknown_step_changes_nothing(scope: Scope, store: Any, bo
     run_id = failed(scope, workflow)
     before = store.run(run_id)
     body.ran.clear()
-    with pytest.raises(errors.JournalMismatch, match="'c'.*a, b"):
+    with pytest.raises(errors.JournalMismatch, match=r"'c'.*a, b"):
         scope.resume(run_id, flow=workflow, start_from="c")
     assert (store.run(run_id), body.ran) == (before, [])
 
@@ -892,6 +960,51 @@ def test_a_run_whose_step_was_tried_again_can_be_resumed(scope: Scope, body: Bod
     body.again()
     assert scope.resume(run_id, flow=workflow).result(LONG).context.get_output("both") == {"n": 0}
     assert body.ran == ["end"]
+
+
+def test_a_child_that_is_tried_again_keeps_what_was_recorded_first(make_scope: Any, tmp_path: Path) -> None:
+    """Its own children may run again; what counts, live and on resume, is what the first attempt has recorded."""
+    store = SQLiteStore(tmp_path / "runs.db", durability="process")
+    store._write(lambda connection: connection.execute("CREATE TABLE mine (n)").rowcount)
+    clock, used = iter(range(100)), []
+
+    @flow
+    def ask(ctx: FlowContext, n: int) -> int:
+        answer = next(clock)
+        with ctx.transaction() as db:
+            db.execute("INSERT INTO mine VALUES (?)", (answer,))
+        return answer
+
+    @flow(retry=NOW)
+    def child(ctx: FlowContext, n: int) -> int:
+        used.append(ctx.exec(ask, 0))
+        if len(used) < 3:
+            raise RuntimeError("not yet")
+        return used[-1]
+
+    @flow
+    def outer(ctx: FlowContext, n: int) -> int:
+        return ctx.exec(child, 0)
+
+    execution = make_scope(store=store).exec(outer, 0)
+    assert execution.result(LONG) == 0
+    assert used == [0, 0, 0]
+    assert store._read("SELECT n FROM mine") == [(0,)]
+    assert {row.path: row.output for row in store.steps(execution.id)} == {"child/ask": "0", "child": "0"}
+    store.close()
+
+
+def test_two_calls_with_one_path_are_a_conflict(scope: Scope) -> None:
+    """A key that is another call's name is refused when it is used, and not when the run is resumed."""
+
+    @flow
+    def outer(ctx: FlowContext, n: int) -> None:
+        ctx.exec(double, 1)
+        ctx.exec(doubles, 0, key="double")
+
+    error = scope.exec(outer, 0).exception(LONG)
+    assert isinstance(error, errors.JournalConflict)
+    assert re.search("two calls.*'double'", str(error))
 
 
 # -- steps with wishes of their own
@@ -1062,7 +1175,7 @@ def test_another_flow_is_refused(scope: Scope, body: Body) -> None:
     body.failing = {"b"}
     run_id = failed(scope, Workflow("w", steps=steps(body, "ab")))
     body.again()
-    with pytest.raises(errors.JournalMismatch, match="flow 'w'.*flow 'v'"):
+    with pytest.raises(errors.JournalMismatch, match=r"flow 'w'.*flow 'v'"):
         scope.resume(run_id, flow=Workflow("v", steps=steps(body, "ab")))
     assert body.ran == []
 
@@ -1232,7 +1345,7 @@ def test_a_key_needs_a_durable_run(make_scope: Any, store: Any) -> None:
 def test_a_run_id_is_given_once(scope: Scope, store: Any) -> None:
     """A second run of that id is refused, the first one stays."""
     assert scope.exec(double, 1, run_id="mine").result(LONG) == 2
-    with pytest.raises(errors.StoreError, match="'mine'.*never used twice"):
+    with pytest.raises(errors.StoreError, match=r"'mine'.*never used twice"):
         scope.exec(double, 1, run_id="mine")
     assert store.run("mine").result == "2"
 
@@ -1876,7 +1989,7 @@ def test_an_unknown_run_names_near_ones(scope: Scope) -> None:
     """RunNotFound, by resume and by retry."""
     scope.run(double, 1, run_id="nightly-1")
     for verb in (scope.resume, scope.retry):
-        with pytest.raises(errors.RunNotFound, match="'nightly-2'.*nightly-1"):
+        with pytest.raises(errors.RunNotFound, match=r"'nightly-2'.*nightly-1"):
             verb("nightly-2")
 
 

@@ -121,14 +121,12 @@ def test_an_item_waits_at_most_for_its_batch(
     make_scope: Any, watched: WatchedStore, clock: ManualClock, gate: Gate
 ) -> None:
     """While others still run it is recorded when the time of the batch is over, and not before; the next one again."""
-    second = Gate(lambda: gate.go)
     calls = [call(number, 1), call(number, 2), call(gate, 3)]
 
     @flow
     def fan(ctx: FlowContext, n: int) -> list[int]:
         return ctx.parallel(calls, max_concurrency=1)
 
-    del second
     execution = make_scope(store=watched, clock=clock).exec(fan, 0)
     assert gate.begun.wait(LONG)
     assert watched.batches == []
@@ -279,8 +277,8 @@ def test_a_zombies_fan_out_stops(make_scope: Any, tmp_path: Path, event: Any) ->
     other.close()
 
 
-def test_failures_are_no_answers(make_scope: Any, watched: WatchedStore) -> None:
-    """Neither of a child, nor of a keyed one, nor of an item; None, False and an empty list are."""
+def test_failures_are_no_answers(make_scope: Any, store: Any) -> None:
+    """Neither of a child, nor of a keyed one, nor of an item: they are asked again; None, False and [] are answers."""
     values: dict[str, Any] = {"none": None, "false": False, "empty": [], "fails": RuntimeError("no")}
     asked: list[str] = []
 
@@ -290,27 +288,25 @@ def test_failures_are_no_answers(make_scope: Any, watched: WatchedStore) -> None
             raise values[name]
         return values[name]
 
-    @flow
-    def asks(ctx: FlowContext, n: int) -> list[Any]:
-        for name in ("none", "false", "empty"):
-            assert ctx.exec(call(ask, name), name=name) == values[name]
-            assert ctx.exec(call(ask, name), key=f"key {name}") == values[name]
-        ctx.parallel_settled([call(ask, name) for name in values])
-        with pytest.raises(RuntimeError):
-            ctx.exec(call(ask, "fails"), key="key")
-        return [ctx.exec(call(ask, "fails"))]
+    def child(ctx: FlowContext, name: str) -> Any:
+        return ctx.exec(call(ask, name), name=name)
 
-    scope = make_scope(store=watched)
-    run_id = scope.exec(asks, 0, run_id="r").id
-    assert scope.resume(run_id, flow=asks, wait=True).exception(LONG) is not None
-    until(lambda: watched.run("r").status == "failed", "the end")
-    asked.clear()
-    assert scope.resume("r", flow=asks).exception(LONG) is not None
-    assert asked == ["fails", "fails", "fails"]
-    values["fails"] = 7
-    asked.clear()
-    with pytest.raises(BaseException, match="DID NOT RAISE"):
-        scope.resume("r", flow=asks).result(LONG)
+    def keyed(ctx: FlowContext, name: str) -> Any:
+        return ctx.exec(call(ask, name), key=name)
+
+    def item(ctx: FlowContext, name: str) -> Any:
+        return ctx.parallel([call(ask, name)], name=name)[0]
+
+    for how in (child, keyed, item):
+        asks = flow(lambda ctx, n, how=how: [how(ctx, name) for name in values], name="asks")
+        values["fails"] = RuntimeError("no")
+        scope = make_scope(store=store)
+        execution = scope.exec(asks, 0)
+        assert execution.exception(LONG) is values["fails"]
+        values["fails"] = 7
+        asked.clear()
+        assert scope.resume(execution.id, flow=asks).result(LONG) == [None, False, [], 7]
+        assert asked == ["fails"]
 
 
 def test_what_was_reset_is_made_again(make_scope: Any, store: Any) -> None:

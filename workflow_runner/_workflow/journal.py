@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
+from workflow_runner._workflow.context import WorkflowContext
 from workflow_runner._workflow.result import WorkflowResult
 from workflow_runner.errors import ContextError, JournalConflict, JournalMismatch, SerializationError
 from workflow_runner.store.base import MAX_TEXT, StepRow, Store, Transaction
@@ -62,6 +63,16 @@ def restored(text: str | None) -> Any:
     if isinstance(data, dict) and data.get("$") == _RESULT:
         return WorkflowResult.from_dict(data["v"])
     return codec.decode(data)
+
+
+def identity_of(input: Any) -> Any:
+    """What two inputs have in common that are the same: of a context what was asked for, and not who asks and when."""
+    if isinstance(input, Arguments):
+        return input.args, input.kwargs
+    if isinstance(input, WorkflowContext):
+        partition = None if input.partition is None else input.partition.to_dict()
+        return dict(input.params), partition, input.as_of_date
+    return input
 
 
 class StoreJournal:
@@ -122,6 +133,7 @@ class StoreJournal:
     ) -> Any:
         """As ``Journal.once``: a call with an explicit key."""
         name, input = identity
+        same = name, identity_of(input)
 
         def answer() -> Any:
             try:
@@ -131,7 +143,7 @@ class StoreJournal:
                     raise
                 raise JournalConflict(str(error)) from None
 
-        return self._keyed.once(path, identity, answer, signal, timeout)
+        return self._keyed.once(path, same, answer, signal, timeout)
 
     def answer(self, path: str, flow: str, input: Any, body: Callable[[], Any]) -> Any:
         """The recorded value of ``path``, or that of ``body()``, which is recorded before it is returned.
@@ -149,10 +161,10 @@ class StoreJournal:
         try:
             value = body()
             output = stored(value, f"the result of {path!r}")
-            self.record(path, "execution", flow, output, started, input_hash=fingerprint)
+            before = self.record(path, "execution", flow, output, started, input_hash=fingerprint)
         finally:
             self.leave(path)
-        return value
+        return value if before is None else restored(before.output)
 
     def overridden(self, row: StepRow) -> set[str]:
         """The params that ``row`` no longer decides."""
@@ -185,10 +197,8 @@ class StoreJournal:
 
     def fingerprint(self, input: Any) -> str | None:
         """What identifies an input; None for one that cannot be written, which is then not compared."""
-        if isinstance(input, Arguments):
-            input = (input.args, input.kwargs)
         try:
-            return codec.digest(input, where="input")
+            return codec.digest(identity_of(input), where="input")
         except SerializationError:
             return None
 
@@ -203,20 +213,32 @@ class StoreJournal:
         attempt: int = 1,
         status: str = "completed",
         input_hash: str | None = None,
-    ) -> None:
+    ) -> StepRow | None:
         """Append one row and wait until it is safe.
 
+        Returns:
+            The row that was there before, if there was one: an attempt before has recorded it. It counts, and not what
+            the caller has made.
+
         Raises:
+            JournalConflict: what was there before is something else.
             OwnershipLost: another process has taken the run over.
             StoreError: the store could not do it.
         """
         row = self._row(path, kind, flow, output, started, attempt, status, input_hash)
         transaction, _ = self._open.pop(path, (None, 0))
         if transaction is not None:
-            transaction.commit([row])
+            new = transaction.commit([row])
         else:
             self._check_free(path)
-            self._store.record(self._run_id, self._fence, [row])
+            new = self._store.record(self._run_id, self._fence, [row])
+        if new:
+            return None
+        self.reload()
+        try:
+            return self.find(path, flow, input_hash)
+        except JournalMismatch as error:
+            raise JournalConflict(f"two calls have the path {path!r}: {error}") from None
 
     def _row(
         self,
@@ -308,8 +330,8 @@ class StoreJournal:
             value = body()
             output = stored(value, f"the result of {path!r}")
             if path in self._open:  # its transaction waits for its record, which waits for no batch
-                self.record(path, "item", flow, output, started, input_hash=fingerprint)
-                return value
+                before = self.record(path, "item", flow, output, started, input_hash=fingerprint)
+                return value if before is None else restored(before.output)
         finally:
             self.leave(path)
         with self._lock:

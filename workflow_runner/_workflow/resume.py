@@ -15,7 +15,7 @@ from workflow_runner._core.flow import Arguments, Flow, FunctionFlow
 from workflow_runner._core.offload import find, import_path
 from workflow_runner._workflow.context import CheckpointState, WorkflowContext
 from workflow_runner._workflow.definition import Step, Workflow
-from workflow_runner._workflow.journal import check_size, restored, stored
+from workflow_runner._workflow.journal import check_size, identity_of, restored, stored
 from workflow_runner._workflow.lookup import target_of
 from workflow_runner._workflow.result import WorkflowResult, describe
 from workflow_runner.errors import (
@@ -31,14 +31,12 @@ from workflow_runner.store.base import NewRun, RunRecord, StepRow
 def new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> NewRun:
     where = f"the input of flow {flow.name!r}"
     batch_id = partition = as_of = None
-    identity: Any = input
     if isinstance(input, WorkflowContext):
         batch_id, partition, as_of = input.batch_id, input.partition, input.as_of_date
-        identity = (dict(input.params), partition.to_dict() if partition is not None else None, as_of)
+    if isinstance(flow, Workflow):
+        text = check_size(input.to_json(), where)
     else:
-        identity = _plain(input)
-    text = input.to_json() if isinstance(flow, Workflow) else codec.dumps(_plain(input), where=where)
-    check_size(text, where)
+        text = stored((input.args, input.kwargs) if isinstance(input, Arguments) else input, where)
     return NewRun(
         run_id=run_id,
         flow=flow.name,
@@ -47,7 +45,7 @@ def new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> N
         shape=json.dumps(_shape(flow.steps)) if isinstance(flow, Workflow) else None,
         idem_key=key,
         input=text,
-        input_hash=codec.digest(identity, where=where),
+        input_hash=codec.digest(identity_of(input), where=where),
         batch_id=batch_id,
         partition=None if partition is None else str(partition),
         as_of=None if as_of is None else as_of.isoformat(),
@@ -64,14 +62,10 @@ def _target(flow: Flow[Any, Any], input: Any) -> str | None:
         return None
 
 
-def _plain(input: Any) -> Any:
-    return (input.args, input.kwargs) if isinstance(input, Arguments) else input
-
-
 def recorded_input(flow: Flow[Any, Any], record: RunRecord) -> Any:
     if isinstance(flow, Workflow):
         return WorkflowContext.from_json(record.input)
-    input = codec.loads(record.input)
+    input = restored(record.input)
     if isinstance(flow, FunctionFlow) and record.target is not None:
         return Arguments(find(record.target), *input)
     return input

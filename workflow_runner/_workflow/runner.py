@@ -198,7 +198,9 @@ def _run_node(
             text = step_text(node.name, value)  # of one that is not recorded, too: it is a part of the run's result
             if journal is not None:
                 status = "completed" if value.skipped is None else "skipped"
-                journal.record(path, "step", node.name, text, started, attempt=attempts, status=status)
+                before = journal.record(path, "step", node.name, text, started, attempt=attempts, status=status)
+                if before is not None:
+                    return _answered(run, node, before)
     except BaseException as error:
         _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
         return None
@@ -341,7 +343,9 @@ def _decide(run: Run, node: Node, ctx: FlowContext, context: WorkflowContext) ->
     taken = "then" if node.step.body(context) else "otherwise"
     if run.journal is not None:
         decision = StepResult.ok({"branch": taken})
-        run.journal.record(ctx._path, "step", node.name, step_text(node.name, decision), started)
+        before = run.journal.record(ctx._path, "step", node.name, step_text(node.name, decision), started)
+        if before is not None:
+            taken = step_result(before.output or "{}").output["branch"]
     return taken
 
 

@@ -121,8 +121,11 @@ class Transaction(Protocol):
         """Run one statement; returns the database's cursor."""
         ...
 
-    def commit(self, rows: Sequence[StepRow]) -> None:
+    def commit(self, rows: Sequence[StepRow]) -> int:
         """Record ``rows`` and commit them together with all that was executed.
+
+        Returns:
+            As ``Store.record``. If a path was recorded before, nothing of all this is there.
 
         Raises:
             OwnershipLost: as ``Store.record``; nothing of it is there.
@@ -160,8 +163,11 @@ class Store(Protocol):
         """
         ...
 
-    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> int:
         """Append outcomes, all or none.
+
+        Returns:
+            How many of the paths were new.
 
         Raises:
             OwnershipLost: the fence is not the run's any more.

@@ -73,12 +73,14 @@ class MemoryStore:
                 error=None,
             )
 
-    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> int:
         with self._lock:
             self._check_fence(run_id, fence)
             steps = self._steps[run_id]
+            before = len(steps)
             for path, row in [(row.path, row) for row in rows]:  # read them all before any is written
                 steps.setdefault(path, row)
+            return len(steps) - before
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         with self._lock:

@@ -142,14 +142,24 @@ class SQLiteStore:
                 return self.run(run_id)
             # somebody else was quicker: look again who it is
 
-    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
-        self._write(lambda connection: self._insert(connection, run_id, fence, rows))
+    def record(self, run_id: str, fence: int, rows: Sequence[StepRow]) -> int:
+        def operation(connection: sqlite3.Connection) -> int:
+            try:
+                self._insert(connection, run_id, fence, rows)
+            except _RecordedBefore as some:
+                return len(rows) - some.count
+            return len(rows)
+
+        return self._write(operation)
 
     def _insert(self, connection: sqlite3.Connection, run_id: str, fence: int, rows: Sequence[StepRow]) -> None:
         self._check_process(run_id, fence)
         values = [(run_id, fence, *_values(row), run_id, fence) for row in rows]
-        if connection.executemany(_INSERT_STEP, values).rowcount < (len(rows) or 1):
-            self._check_fence(connection, run_id, fence)  # or paths that were recorded before
+        new = connection.executemany(_INSERT_STEP, values).rowcount
+        if new < len(rows) or not rows:
+            self._check_fence(connection, run_id, fence)
+        if new < len(rows):
+            raise _RecordedBefore(len(rows) - new)
 
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -413,6 +423,13 @@ class SQLiteStore:
         self._owner.forked()
 
 
+class _RecordedBefore(Exception):
+    """So many of the rows have paths that were recorded before; the others are written."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
 class _OpenTransaction:
     """See ``base.Transaction``. ``_lock`` decides who ends it, and that nobody executes after that."""
 
@@ -438,16 +455,20 @@ class _OpenTransaction:
             finally:
                 self._connection.set_authorizer(None)
 
-    def commit(self, rows: Sequence[StepRow]) -> None:
+    def commit(self, rows: Sequence[StepRow]) -> int:
         with self._lock, self._store._errors():
             self._check_open()
             self._open = False
             try:
                 self._store._insert(self._connection, *self._run, rows)
+            except _RecordedBefore as some:
+                self._store._committer.let_go(commit=False)
+                return len(rows) - some.count
             except BaseException:
                 self._store._committer.let_go(commit=False)
                 raise
             self._store._committer.let_go(commit=True)
+            return len(rows)
 
     def rollback(self) -> None:
         self._connection.interrupt()  # a statement that another thread is executing
