@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from store.conftest import BACK_ENDS, make_store
 from store.records import LONG, die, new_run, paths, row
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store import open_store
-from workflow_runner.store.base import NewRun, StepRow
+from workflow_runner.store.base import LogRow, NewRun, StepRow
 
 FULL_RUN = NewRun(
     run_id="r1",
@@ -31,6 +32,7 @@ FULL_RUN = NewRun(
     as_of="2013-03-01",
     parent="r0",
     trace_id="trace",
+    tags='{"env":"prod"}',
 )
 
 # Every verb that needs the fence, and writes nothing without it.
@@ -364,15 +366,76 @@ def test_finish_ends_a_run(store: Any, status: str) -> None:
 
 def test_attempts_come_in_order(store: Any) -> None:
     """Starts and failures of a path, as they were noted; a path may be noted any number of times."""
+    before = time.time()
     store.submit(new_run())
     store.attempt("r1", 1, "b", 1, 1.5, None)
     store.attempt("r1", 1, "a", 1, 2.5, '"no"')
     store.attempt("r1", 1, "b", 2, 3.5, None)
     assert [tuple(noted) for noted in store.attempts("r1")] == [
-        ("b", 1, 1.5, None),
-        ("a", 1, 2.5, '"no"'),
-        ("b", 2, 3.5, None),
+        ("b", 1, 1.5, None, None),
+        ("a", 1, 2.5, '"no"', store.attempts("r1")[1].finished_at),
+        ("b", 2, 3.5, None, None),
     ]
+    assert before <= store.attempts("r1")[1].finished_at <= time.time()
+
+
+def test_what_was_logged_comes_in_order(store: Any) -> None:
+    """Under its run, after an id or the last ones; what is logged under a run that is gone is nothing."""
+    for run_id in ("r1", "r2"):
+        store.submit(new_run(run_id))
+    rows = [LogRow(path=f"s{n}", at=n + 0.5, level="info", event="Zürich", fields='{"n":1}') for n in range(3)]
+    store.log("r1", rows[:2])
+    store.log("r2", [LogRow(at=1.0, level="error", event="alone")])
+    store.log("r1", rows[2:])
+    store.log("gone", rows)
+    found = store.logs("r1")
+    assert [attrs.evolve(row, id=0) for row in found] == rows
+    assert [row.id for row in found] == sorted({row.id for row in found})
+    assert store.logs("r1", after=found[0].id) == found[1:]
+    assert store.logs("r1", limit=2) == found[1:]
+    assert store.logs("r1", limit=0) == store.logs("gone") == []
+    assert [(row.path, row.fields) for row in store.logs("r2")] == [(None, None)]
+
+
+def test_what_happens_to_a_run_is_noted(store: Any) -> None:
+    """Claims, releases and requests to cancel it, and starts that were skipped, which have no run."""
+    store.submit(new_run())
+    store.release("r1", 1)
+    store.claim("r1")
+    store.request_cancel("r1", "enough")
+    store.note("skipped", target="m:f", data='{"holder":"r1"}')
+    assert [event.kind for event in store.events(run_id="r1")] == ["released", "claimed", "cancel_requested"]
+    assert json.loads(store.events(kind="claimed")[0].data)["owner"] == store.run("r1").owner
+    assert json.loads(store.events(kind="cancel_requested")[0].data) == {"reason": "enough"}
+    (skipped,) = store.events(target="m:f")
+    assert (skipped.run_id, skipped.kind, skipped.data) == (None, "skipped", '{"holder":"r1"}')
+    assert [event.kind for event in store.events(limit=2)] == ["cancel_requested", "skipped"]
+
+
+def test_runs_are_found_by_what_they_are(store: Any) -> None:
+    """By flow, target, key, date, partition, batch, parent, tag and time, each alone and together."""
+    before = time.time()
+    store.submit(new_run("plain"))
+    store.submit(attrs.evolve(FULL_RUN, tags='{"env":"prod","n":"1"}'))
+    after = time.time()
+    filters: dict[str, Any] = {
+        "flow": "flow",
+        "target": "module:flow",
+        "key": "key",
+        "as_of": "2013-03-01",
+        "partition": "region=EU",
+        "batch_id": "batch",
+        "parent": "r0",
+        "tag": ("env", "prod"),
+    }
+    for name, value in filters.items():
+        assert [run.run_id for run in store.runs(**{name: value})] == ["r1"], name
+        assert store.runs(**{name: ("env", "test") if name == "tag" else "other"}) == [], name
+    assert [run.run_id for run in store.runs(**filters, status="running", since=before, until=after + 1)] == ["r1"]
+    assert store.runs(since=after + 1) == store.runs(until=before - 1) == []
+    assert len(store.runs(limit=None)) == 2
+    assert len(store.runs(limit=1)) == len(store.runs(tag=("n", "1"), limit=1)) == 1
+    assert store.flows() == sorted({"flow", new_run().flow})
 
 
 def test_checkpoints_are_the_steps(store: Any) -> None:

@@ -123,7 +123,7 @@ class StoreJournal:
         self.overrides: list[dict[str, Any]] = []
         # the paths of steps that must not run twice and have begun before
         self.begun = (
-            {path for path, _, _, error in store.attempts(run_id) if error is None} if rows or fence > 1 else set()
+            {noted.path for noted in store.attempts(run_id) if noted.error is None} if rows or fence > 1 else set()
         )
 
     # -- one call

@@ -28,7 +28,9 @@ from workflow_runner.errors import (
 from workflow_runner.store.base import NewRun, RunRecord, StepRow
 
 
-def new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> NewRun:
+def new_run(
+    run_id: str, flow: Flow[Any, Any], input: Any, key: str | None, tags: Mapping[str, Any] | None = None
+) -> NewRun:
     where = f"the input of flow {flow.name!r}"
     batch_id = partition = as_of = None
     if isinstance(input, WorkflowContext):
@@ -50,6 +52,7 @@ def new_run(run_id: str, flow: Flow[Any, Any], input: Any, key: str | None) -> N
         partition=None if partition is None else str(partition),
         as_of=None if as_of is None else as_of.isoformat(),
         trace_id=flow.trace_id(input),
+        tags=json.dumps({name: str(value) for name, value in tags.items()}, ensure_ascii=False) if tags else None,
     )
 
 

@@ -135,7 +135,7 @@ class Scope(core.Scope):
         execution = super()._new(flow, input, timeout, tags, name, metadata, run_id, None, None)
         flow, input, ctx = execution.flow, execution.input, execution.ctx
         key = idempotency_key if idempotency_key is not None else getattr(input, "idempotency_key", None)
-        run = new_run(ctx.id, flow, input, key)
+        run = new_run(ctx.id, flow, input, key, metadata)
         record, created = self.store.submit(run)
         if created:
             return self._durable_execution(execution, record, [])
@@ -331,7 +331,7 @@ class Scope(core.Scope):
         if from_step is not None:
             dropped = set(paths_from(flow, from_step, rows))
             rows = [row for row in rows if row.path not in dropped]
-        new = attrs.evolve(new_run(execution.id, flow, execution.input, None), parent=run_id)
+        new = attrs.evolve(new_run(execution.id, flow, execution.input, None), parent=run_id, tags=old.tags)
         record, _ = store.submit(new)
         try:
             if rows:

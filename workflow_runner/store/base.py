@@ -23,7 +23,7 @@ All verbs may be called from any thread and in a forked child. All times are sec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 
@@ -40,6 +40,7 @@ class NewRun:
         input: typed JSON text.
         input_hash: identifies the input.
         parent: the run that this one retries.
+        tags: texts to find it by, as the JSON text of an object.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class NewRun:
     as_of: str | None = None
     parent: str | None = None
     trace_id: str | None = None
+    tags: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +114,60 @@ class StepRow:
     output: str | None = None
     started_at: float
     finished_at: float
+
+
+class Attempt(NamedTuple):
+    """A start that must not be repeated, or an attempt that failed.
+
+    Attributes:
+        error: JSON text, as ``result.describe`` makes it; None for a start.
+        finished_at: when it failed.
+    """
+
+    path: str
+    attempt: int
+    started_at: float
+    error: str | None = None
+    finished_at: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LogRow:
+    """One captured log record.
+
+    Attributes:
+        id: grows with every record of the store; 0 before it is written.
+        path: of the step that logged it; None outside of every step.
+        at: when.
+        level: "debug", "info", "warning", "error" or "critical".
+        fields: the JSON text of an object.
+    """
+
+    id: int = 0
+    path: str | None = None
+    at: float
+    level: str
+    event: str
+    fields: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EventRow:
+    """Something that happened to a run, or instead of one.
+
+    Attributes:
+        id: grows with every event of the store.
+        kind: of a run "claimed", "released" or "cancel_requested"; without a run "skipped".
+        target: what was to be run; only without a run.
+        data: the JSON text of an object.
+    """
+
+    id: int
+    run_id: str | None
+    target: str | None
+    at: float
+    kind: str
+    data: str | None
 
 
 class Transaction(Protocol):
@@ -234,9 +290,34 @@ class Store(Protocol):
         ...
 
     def runs(
-        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+        self,
+        *,
+        flow: str | None = None,
+        status: str | None = None,
+        batch_id: str | None = None,
+        partition: str | None = None,
+        as_of: str | None = None,
+        target: str | None = None,
+        key: str | None = None,
+        parent: str | None = None,
+        tag: tuple[str, str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int | None = 100,
     ) -> list[RunRecord]:
-        """Runs, newest first."""
+        """Runs, newest first.
+
+        Args:
+            status: as recorded; a crashed run is "running".
+            tag: a name and its text.
+            since: created then or later.
+            until: created before.
+            limit: at most so many; None for all.
+        """
+        ...
+
+    def flows(self) -> list[str]:
+        """The names of all flows that have runs, sorted."""
         ...
 
     def steps(self, run_id: str) -> list[StepRow]:
@@ -251,8 +332,26 @@ class Store(Protocol):
         """
         ...
 
-    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
-        """Path, attempt, start and error of what ``attempt`` has noted."""
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """What ``attempt`` has noted."""
+        ...
+
+    def log(self, run_id: str, rows: Sequence[LogRow]) -> None:
+        """Append what was logged under a run; not fenced, and nothing if there is no such run any more."""
+        ...
+
+    def logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
+        """What was logged under a run, in order; those with an id above ``after``, or the last ``limit`` of them."""
+        ...
+
+    def note(self, kind: str, *, target: str, data: str | None = None) -> None:
+        """Note an event that has no run, such as a start that was skipped."""
+        ...
+
+    def events(
+        self, *, run_id: str | None = None, target: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> list[EventRow]:
+        """Events in order; the last ``limit`` of them."""
         ...
 
     def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
@@ -261,7 +360,7 @@ class Store(Protocol):
         Args:
             older_than: seconds since their end; None for all.
             keep_last: of each flow so many of the newest stay.
-            keep_failed: leave failed and cancelled runs, which can be resumed.
+            keep_failed: leave failed and cancelled runs, which can be resumed. Events without a run go by age alone.
 
         Returns:
             How many were deleted. A running or pending run never is.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import Any
 import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
-from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
+from workflow_runner.store.base import Attempt, EventRow, LogRow, NewRun, RunRecord, StepRow, Transaction
 
 
 class MemoryStore:
@@ -24,7 +26,10 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._runs: dict[str, RunRecord] = {}
         self._steps: dict[str, dict[str, StepRow]] = {}
-        self._attempts: dict[str, list[tuple[str, int, float, str | None]]] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
+        self._logs: dict[str, list[LogRow]] = {}
+        self._events: list[EventRow] = []
+        self._ids = itertools.count(1)
 
     def submit(self, run: NewRun) -> tuple[RunRecord, bool]:
         with self._lock:
@@ -52,6 +57,7 @@ class MemoryStore:
             self._runs[run.run_id] = record
             self._steps[run.run_id] = {}
             self._attempts[run.run_id] = []
+            self._logs[run.run_id] = []
             return record, True
 
     def claim(self, run_id: str, seen: RunRecord | None = None) -> RunRecord:
@@ -61,6 +67,7 @@ class MemoryStore:
                 raise RunOwned(f"run {run_id} is being executed by {run.owner}")
             if seen is not None and (run.fence, run.status) != (seen.fence, seen.status):
                 raise RunOwned(f"run {run_id} was executed by another thread meanwhile: it is {run.status}")
+            self._event(run_id, "claimed", json.dumps({"owner": self._owner}))
             return self._set(
                 run_id,
                 owner=self._owner,
@@ -85,7 +92,8 @@ class MemoryStore:
     def attempt(self, run_id: str, fence: int, path: str, attempt: int, started_at: float, error: str | None) -> None:
         with self._lock:
             self._check_fence(run_id, fence)
-            self._attempts[run_id].append((path, attempt, started_at, error))
+            finished_at = None if error is None else time.time()
+            self._attempts[run_id].append(Attempt(path, attempt, started_at, error, finished_at))
 
     def finish(self, run_id: str, fence: int, status: str, result: str | None, error: str | None) -> None:
         with self._lock:
@@ -96,6 +104,7 @@ class MemoryStore:
     def release(self, run_id: str, fence: int) -> None:
         with self._lock:
             self._check_fence(run_id, fence)
+            self._event(run_id, "released")
             self._set(run_id, status="pending", owner=None, alive=False)
 
     def begin(self, run_id: str, fence: int) -> Transaction:
@@ -106,7 +115,7 @@ class MemoryStore:
             self._check_fence(run_id, fence)
             for path in paths:
                 self._steps[run_id].pop(path, None)
-            self._attempts[run_id] = [noted for noted in self._attempts[run_id] if noted[0] not in set(paths)]
+            self._attempts[run_id] = [noted for noted in self._attempts[run_id] if noted.path not in set(paths)]
 
     def override(self, run_id: str, fence: int, overrides: str) -> None:
         with self._lock:
@@ -116,6 +125,8 @@ class MemoryStore:
     def request_cancel(self, run_id: str, reason: str = "") -> bool:
         with self._lock:
             run = self.run(run_id)
+            if run.alive or run.status == "pending":
+                self._event(run_id, "cancel_requested", json.dumps({"reason": reason}))
             if run.alive:
                 self._set(run_id, cancel_requested=reason)
             elif run.status == "pending":
@@ -140,13 +151,32 @@ class MemoryStore:
             return next((r for r in self._runs.values() if r.flow == flow and r.idem_key == idem_key), None)
 
     def runs(
-        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+        self,
+        *,
+        key: str | None = None,
+        tag: tuple[str, str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int | None = 100,
+        **wanted: str | None,
     ) -> list[RunRecord]:
-        wanted = {"flow": flow, "status": status, "batch_id": batch_id}
-        given = {name: value for name, value in wanted.items() if value is not None}
+        given = {name: value for name, value in {**wanted, "idem_key": key}.items() if value is not None}
+
+        def fits(run: RunRecord) -> bool:
+            return (
+                all(getattr(run, name) == value for name, value in given.items())
+                and (tag is None or json.loads(run.tags or "{}").get(tag[0]) == tag[1])
+                and (since is None or run.created_at >= since)
+                and (until is None or run.created_at < until)
+            )
+
         with self._lock:
-            found = [r for r in self._runs.values() if all(getattr(r, name) == value for name, value in given.items())]
+            found = [run for run in self._runs.values() if fits(run)]
         return sorted(found, key=lambda r: (r.created_at, r.run_id), reverse=True)[:limit]
+
+    def flows(self) -> list[str]:
+        with self._lock:
+            return sorted({run.flow for run in self._runs.values()})
 
     def steps(self, run_id: str) -> list[StepRow]:
         with self._lock:
@@ -156,9 +186,36 @@ class MemoryStore:
         self.run(run_id)  # an unknown run is an error
         return [row for row in self.steps(run_id) if row.kind == "step"]
 
-    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
+    def attempts(self, run_id: str) -> list[Attempt]:
         with self._lock:
             return list(self._attempts.get(run_id, ()))
+
+    def log(self, run_id: str, rows: Sequence[LogRow]) -> None:
+        with self._lock:
+            if run_id in self._logs:
+                self._logs[run_id] += [attrs.evolve(row, id=next(self._ids)) for row in rows]
+
+    def logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
+        with self._lock:
+            found = [row for row in self._logs.get(run_id, ()) if row.id > after]
+        return found if limit is None else found[max(0, len(found) - limit) :]
+
+    def note(self, kind: str, *, target: str, data: str | None = None) -> None:
+        with self._lock:
+            self._event(None, kind, data, target)
+
+    def events(
+        self, *, run_id: str | None = None, target: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> list[EventRow]:
+        given = {"run_id": run_id, "target": target, "kind": kind}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        with self._lock:
+            found = [e for e in self._events if all(getattr(e, name) == value for name, value in wanted.items())]
+        return found if limit is None else found[max(0, len(found) - limit) :]
+
+    def _event(self, run_id: str | None, kind: str, data: str | None = None, target: str | None = None) -> None:
+        at = time.time()
+        self._events.append(EventRow(id=next(self._ids), run_id=run_id, target=target, at=at, kind=kind, data=data))
 
     def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
         ended = {"completed"} if keep_failed else {"completed", "failed", "cancelled"}
@@ -170,7 +227,12 @@ class MemoryStore:
                 if run.status in ended and (run.finished_at or 0.0) <= before and newer >= keep_last:
                     doomed.append(run.run_id)
             for run_id in doomed:
-                del self._runs[run_id], self._steps[run_id], self._attempts[run_id]
+                del self._runs[run_id], self._steps[run_id], self._attempts[run_id], self._logs[run_id]
+            self._events = [
+                event
+                for event in self._events
+                if (event.run_id is None and event.at > before) or event.run_id in self._runs
+            ]
         return len(doomed)
 
     def close(self) -> None:

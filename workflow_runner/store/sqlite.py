@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import sqlite3
@@ -20,7 +21,7 @@ import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store import commit, schema
-from workflow_runner.store.base import NewRun, RunRecord, StepRow, Transaction
+from workflow_runner.store.base import Attempt, EventRow, LogRow, NewRun, RunRecord, StepRow, Transaction
 from workflow_runner.store.commit import Committer, checkpoint
 from workflow_runner.store.owner import Owner, alive, boot_id
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 _NEW = [field.name for field in attrs.fields(NewRun)]
 _RUN = [field.name for field in attrs.fields(RunRecord) if field.name != "alive"]
 _STEP = [field.name for field in attrs.fields(StepRow)]
+_LOG = [field.name for field in attrs.fields(LogRow)]
+_EVENT = [field.name for field in attrs.fields(EventRow)]
 
 _values = attrgetter(*_STEP)
 
@@ -135,7 +138,10 @@ class SQLiteStore:
                     " WHERE run_id = ? AND fence = ? AND status = ?",
                     (owner, time.time(), run_id, run.fence, run.status),
                 )
-                return cursor.rowcount == 1
+                if cursor.rowcount != 1:
+                    return False
+                _event(connection, run_id, "claimed", owner=owner)
+                return True
 
             self._executed.add((run_id, run.fence + 1))
             if self._write(operation):
@@ -180,8 +186,13 @@ class SQLiteStore:
             self._executed.discard((run_id, fence))
 
     def release(self, run_id: str, fence: int) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            self._check_fence(connection, run_id, fence)
+            connection.execute("UPDATE runs SET status = 'pending', owner = NULL WHERE run_id = ?", (run_id,))
+            _event(connection, run_id, "released")
+
         try:
-            self._update(run_id, fence, "status = 'pending', owner = NULL", ())
+            self._write(operation)
         finally:
             self._executed.discard((run_id, fence))
 
@@ -214,7 +225,10 @@ class SQLiteStore:
                     f"UPDATE runs SET cancel_requested = ?{changes} WHERE run_id = ? AND status = ? AND fence = ?",
                     values,
                 )
-                return cursor.rowcount == 1
+                if cursor.rowcount != 1:
+                    return False
+                _event(connection, run_id, "cancel_requested", reason=reason)
+                return True
 
             if self._write(operation):
                 return True
@@ -246,12 +260,32 @@ class SQLiteStore:
         return found[0] if found else None
 
     def runs(
-        self, *, flow: str | None = None, status: str | None = None, batch_id: str | None = None, limit: int = 100
+        self,
+        *,
+        key: str | None = None,
+        tag: tuple[str, str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int | None = 100,
+        **wanted: str | None,
     ) -> list[RunRecord]:
-        wanted = {"flow": flow, "status": status, "batch_id": batch_id}
-        given = {column: value for column, value in wanted.items() if value is not None}
-        where = "WHERE " + " AND ".join(f"{column} = ?" for column in given) if given else ""
-        return self._runs(f"{where} ORDER BY created_at DESC, run_id DESC LIMIT ?", (*given.values(), limit))
+        conditions = {
+            **{f"{column} = ?": value for column, value in wanted.items()},
+            "idem_key = ?": key,
+            "created_at >= ?": since,
+            "created_at < ?": until,
+        }
+        given = {condition: value for condition, value in conditions.items() if value is not None}
+        where = "WHERE " + " AND ".join(given) if given else ""
+        order = "ORDER BY created_at DESC, run_id DESC"
+        if tag is None:
+            return self._runs(f"{where} {order} LIMIT ?", (*given.values(), -1 if limit is None else limit))
+        # Old libraries have no JSON functions: tags are few, and compared here.
+        found = self._runs(f"{where} {'AND' if given else 'WHERE'} tags IS NOT NULL {order}", tuple(given.values()))
+        return [run for run in found if json.loads(run.tags or "{}").get(tag[0]) == tag[1]][:limit]
+
+    def flows(self) -> list[str]:
+        return [row[0] for row in self._read("SELECT DISTINCT flow FROM runs ORDER BY flow")]
 
     def steps(self, run_id: str) -> list[StepRow]:
         rows = self._read(f"SELECT {', '.join(_STEP)} FROM steps WHERE run_id = ? ORDER BY seq", (run_id,))
@@ -261,10 +295,49 @@ class SQLiteStore:
         self.run(run_id)  # an unknown run is an error
         return [row for row in self.steps(run_id) if row.kind == "step"]
 
-    def attempts(self, run_id: str) -> list[tuple[str, int, float, str | None]]:
-        return self._read(
-            "SELECT path, attempt, started_at, error FROM attempts WHERE run_id = ? ORDER BY id", (run_id,)
+    def attempts(self, run_id: str) -> list[Attempt]:
+        columns = ", ".join(Attempt._fields)
+        rows = self._read(f"SELECT {columns} FROM attempts WHERE run_id = ? ORDER BY id", (run_id,))
+        return [Attempt(*row) for row in rows]
+
+    def log(self, run_id: str, rows: Sequence[LogRow]) -> None:
+        values = [(run_id, row.path, row.at, row.level, row.event, row.fields, run_id) for row in rows]
+
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO logs (run_id, path, at, level, event, fields)"
+                " SELECT ?, ?, ?, ?, ?, ? FROM runs WHERE run_id = ?",
+                values,
+            )
+
+        self._write(operation)
+
+    def logs(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[LogRow]:
+        rows = self._read(
+            f"SELECT {', '.join(_LOG)} FROM logs WHERE run_id = ? AND id > ? ORDER BY id DESC LIMIT ?",
+            (run_id, after, -1 if limit is None else limit),
         )
+        return [LogRow(**dict(zip(_LOG, row, strict=True))) for row in reversed(rows)]
+
+    def note(self, kind: str, *, target: str, data: str | None = None) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO events (target, at, kind, data) VALUES (?, ?, ?, ?)", (target, time.time(), kind, data)
+            )
+
+        self._write(operation)
+
+    def events(
+        self, *, run_id: str | None = None, target: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> list[EventRow]:
+        wanted = {"run_id = ?": run_id, "target = ?": target, "kind = ?": kind}
+        given = {condition: value for condition, value in wanted.items() if value is not None}
+        where = "WHERE " + " AND ".join(given) if given else ""
+        rows = self._read(
+            f"SELECT {', '.join(_EVENT)} FROM events {where} ORDER BY id DESC LIMIT ?",
+            (*given.values(), -1 if limit is None else limit),
+        )
+        return [EventRow(**dict(zip(_EVENT, row, strict=True))) for row in reversed(rows)]
 
     def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
         conditions = ["status = 'completed'" if keep_failed else "status IN ('completed', 'failed', 'cancelled')"]
@@ -280,6 +353,8 @@ class SQLiteStore:
             values.append(keep_last - 1)
 
         def operation(connection: sqlite3.Connection) -> int:
+            before = time.time() - (older_than or 0.0)
+            connection.execute("DELETE FROM events WHERE run_id IS NULL AND at <= ?", (before,))
             return connection.execute(f"DELETE FROM runs WHERE {' AND '.join(conditions)}", values).rowcount
 
         return self._write(operation)
@@ -480,6 +555,14 @@ class _OpenTransaction:
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError("this transaction has ended")
+
+
+def _event(connection: sqlite3.Connection, run_id: str, kind: str, **data: str) -> None:
+    """Note what happens to a run, in the transaction in which it happens."""
+    connection.execute(
+        "INSERT INTO events (run_id, at, kind, data) VALUES (?, ?, ?, ?)",
+        (run_id, time.time(), kind, json.dumps(data) if data else None),
+    )
 
 
 def _no_transaction(action: int, *_names: str | None) -> int:
