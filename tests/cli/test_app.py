@@ -93,7 +93,7 @@ def test_our_own_mistake_is_70(command: Command, monkeypatch: pytest.MonkeyPatch
     def mistake(*args: Any) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("workflow_runner.cli.commands.load", mistake)
+    monkeypatch.setattr("workflow_runner.cli.commands.run.load", mistake)
     ran = command("run", "x:y")
     assert ran.code == Exit.BUG
     assert ran.err.splitlines()[0] == "error: RuntimeError: unforeseen"
@@ -185,7 +185,7 @@ def test_a_flow_has_a_help_page_of_its_own(command: Command) -> None:
         (
             ["rum", "x"],
             'Unknown command "rum". Did you mean "run"? Available commands: run',
-            "see workflow-runner --help",
+            "did you mean: workflow-runner run x",
         ),
         (["a:b", "--c"], 'Unknown command "a:b". Available commands: run', "did you mean: workflow-runner run a:b --c"),
         (

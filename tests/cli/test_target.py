@@ -37,7 +37,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         del sys.modules[name]
 
 
-def refusal(target: str, code: Exit = Exit.NO_TARGET) -> tuple[str, str | None]:
+def refusal(target: str, code: Exit = Exit.NOT_FOUND) -> tuple[str, str | None]:
     with pytest.raises(CommandError) as caught:
         load(target)
     assert caught.value.code == code

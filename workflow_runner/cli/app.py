@@ -27,6 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(importlib.util.find_spec(needed) is None for needed in ("cyclopts", "rich")):
         print(f"{NAME} needs more packages: pip install 'workflow-runner[cli]'", file=sys.stderr)
         return Exit.CONFIGURATION
-    from workflow_runner.cli.commands import dispatch
+    from workflow_runner.cli.dispatch import dispatch
 
     return dispatch(words)

@@ -11,14 +11,15 @@ class Exit(IntEnum):
     A run that was interrupted has none: the process dies of the signal, so that a shell, cron or systemd sees it.
     """
 
-    DONE = 0  # also a run that found nothing to do
+    DONE = 0  # also what was done before under its key, and what was skipped because another process is at it
     FAILED = 1
     PARTIAL = 3  # a step failed that was allowed to
     USAGE = 64
     PARAMETERS = 65
-    NO_TARGET = 66
+    NOT_FOUND = 66  # a flow, a run, a partition
     STORE = 69
     BUG = 70
+    TEMPORARY = 75  # the same command may do it later: locked, taken over, or interrupted after a checkpoint
     CONFIGURATION = 78
     TIMEOUT = 124
 

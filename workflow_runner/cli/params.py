@@ -61,7 +61,7 @@ def read(flow: Flow[Any, Any], words: Sequence[str], *, command: str) -> Callabl
     try:
         parameters, finish = _options(flow)
     except (DefinitionError, NameError) as error:
-        raise CommandError(Exit.NO_TARGET, f"the input of flow {flow.name!r} cannot be understood: {error}") from error
+        raise CommandError(Exit.NOT_FOUND, f"the input of flow {flow.name!r} cannot be understood: {error}") from error
 
     def collect(**given: Any) -> Callable[[], Any]:
         return partial(finish, given)

@@ -39,13 +39,13 @@ def load(target: str) -> Flow[Any, Any]:
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise CommandError(
-                Exit.NO_TARGET, f"{module_name} has no {attribute!r}", hint=_which_flow(module, module_name, attribute)
+                Exit.NOT_FOUND, f"{module_name} has no {attribute!r}", hint=_which_flow(module, module_name, attribute)
             )
         found = getattr(found, name)
     if not isinstance(found, Flow):
         what = "a plain function, without @flow" if callable(found) else f"of type {type(found).__name__}"
         raise CommandError(
-            Exit.NO_TARGET, f"{target} is no flow: it is {what}", hint=_which_flow(module, module_name, attribute)
+            Exit.NOT_FOUND, f"{target} is no flow: it is {what}", hint=_which_flow(module, module_name, attribute)
         )
     return found
 
@@ -60,7 +60,7 @@ def _import(name: str, attribute: str) -> Any:
             raise _broken(name, error) from error
         near = _near_module(name, error.name)
         hint = f"did you mean {near}:{attribute}?" if near else f"modules are looked for in {os.getcwd()} first"
-        raise CommandError(Exit.NO_TARGET, f"there is no module {error.name!r}", hint=hint) from error
+        raise CommandError(Exit.NOT_FOUND, f"there is no module {error.name!r}", hint=hint) from error
     except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
         raise _broken(name, error) from error
 
@@ -71,7 +71,7 @@ def _broken(name: str, error: BaseException) -> CommandError:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f" ({frame.filename}:{frame.lineno})"
     return CommandError(
-        Exit.NO_TARGET,
+        Exit.NOT_FOUND,
         f"{name} cannot be imported: {type(error).__name__}: {error}{where}",
         hint="--debug shows the traceback",
     )
