@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from workflow_runner import Flow, PartitionKey, WorkflowContext
 from workflow_runner.cli import NAME, document, logs, params, render
 from workflow_runner.cli.exits import CommandError, Exit
+from workflow_runner.cli.inputs import input_of, key_of
 from workflow_runner.cli.options import (
     AsOfDate,
     Debug,
@@ -65,8 +64,10 @@ def run(
     given = params.read(flow, parameters, command=f"{NAME} run {target}")
     if given is None:
         return None
-    input = _input(flow, given(), as_of_date, coordinates)
-    filled_in = _key(key, store, flow, as_of_date, coordinates)
+    input = input_of(flow, given(), as_of_date=as_of_date, partition=coordinates)
+    if key is not None and store is None:
+        raise CommandError(Exit.USAGE, "--key needs a --store", hint="such as --store sqlite:///runs.db")
+    filled_in = None if key is None else key_of(key, flow.name, as_of_date, coordinates)
     with refusing():
         try:
             outcome = run_here(flow, input, timeout=limit, store=store, key=filled_in)
@@ -80,37 +81,3 @@ def run(
         complain=partial(render.show_error, outcome, whole=debug),
         signal=outcome.interrupted_by,
     )
-
-
-def _key(
-    template: str | None,
-    store: str | None,
-    flow: Flow[Any, Any],
-    as_of_date: dt.date | None,
-    partition: PartitionKey | None,
-) -> str | None:
-    """The key that the template means."""
-    if template is None:
-        return None
-    if store is None:
-        raise CommandError(Exit.USAGE, "--key needs a --store", hint="such as --store sqlite:///runs.db")
-    fields = {"flow": flow.name, "as_of_date": as_of_date, "partition": partition}
-    known = {name: value for name, value in fields.items() if value is not None}
-    try:
-        return template.format(**known)
-    except (KeyError, IndexError, ValueError) as error:
-        there = ", ".join(f"{{{name}}}" for name in known)
-        raise CommandError(
-            Exit.USAGE, f"--key {template!r} cannot be filled in: {error}", hint=f"there is {there}"
-        ) from error
-
-
-def _input(flow: Flow[Any, Any], given: Any, as_of_date: dt.date | None, partition: PartitionKey | None) -> Any:
-    if params.takes_context(flow):
-        return WorkflowContext.new(params=given, as_of_date=as_of_date, partition=partition)
-    for option, value in (("--as-of-date", as_of_date), ("--partition", partition)):
-        if value is not None:
-            raise CommandError(
-                Exit.USAGE, f"{option} is for workflows; {flow.name!r} is a flow with an input of its own"
-            )
-    return given
