@@ -32,7 +32,12 @@ def input_of(
     Raises:
         CommandError: the flow has an input of its own and no place for these.
     """
-    options = {"as_of_date": as_of_date, "partition": partition, "batch_id": batch_id, "trace_id": trace_id}
+    options: dict[str, Any] = {
+        "as_of_date": as_of_date,
+        "partition": partition,
+        "batch_id": batch_id,
+        "trace_id": trace_id,
+    }
     there = {name: value for name, value in options.items() if value is not None}
     if params.takes_context(flow):
         return WorkflowContext.new(params=given, **there)
