@@ -32,6 +32,7 @@ from workflow_runner._core.watchdog import Watchdog
 from workflow_runner.errors import ContextError, ScopeClosed, ScopeSaturated, StoreError
 
 if TYPE_CHECKING:
+    from workflow_runner._core.fanout import FanOut
     from workflow_runner._core.offload import Executors
 
 In = TypeVar("In")
@@ -107,18 +108,30 @@ class Scope:
         # oldest first
         self._live: dict[FlowExecution[Any], None] = {}
         self._tracked: set[TrackedExecution] = set()
+        # those that run, for those who draw their progress
+        self._fanouts: dict[FanOut, None] = {}
         self._closing = False
         self._closed = False
         self._close_lock = threading.Lock()
         self._closer = 0
         self._make_journal: Callable[[], Journal] = MemoryJournal
-        self.extensions = tuple(extensions)
-        self._wraps = overriding(self.extensions, "wrap")
-        self._watchers = overriding(self.extensions, "on_status")
-        for extension in self.extensions:
-            extension.init(self)
+        self.extensions: tuple[Extension, ...] = ()
+        self._wraps = self._watchers = ()
+        for extension in extensions:
+            self.use(extension)
         _scopes.add(self)
         _hook()
+
+    def use(self, extension: Extension) -> None:
+        """Add an extension, inside those that are there, for what starts from now on.
+
+        Args:
+            extension: its ``init`` is called here, and what that raises leaves the scope as it was.
+        """
+        extension.init(self)
+        self.extensions = (*self.extensions, extension)
+        self._wraps = overriding(self.extensions, "wrap")
+        self._watchers = overriding(self.extensions, "on_status")
 
     # -- starting
 
@@ -427,6 +440,7 @@ class Scope:
         self._watchdog = Watchdog(self._clock, self.name, self._slots.spare)
         self._live = {}
         self._tracked = set()
+        self._fanouts = {}
         self._close_lock = threading.Lock()
         # kept: if a process pool of the parent were collected here, it would wake its threads there
         self._lost = self.__dict__.pop("_executors", None)
