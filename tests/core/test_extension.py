@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from workflow_runner import Extension, FlowContext, Operation, Retry, Scope, errors, flow, tag
+from workflow_runner import Extension, FlowContext, Operation, Retry, Scope, call, errors, flow, tag
 from workflow_runner._core.extension import overriding
 
 LONG = 20.0
@@ -408,3 +408,76 @@ def test_only_what_is_overridden_is_called() -> None:
     assert overriding(every, "wrap") == (wraps.wrap, deeper.wrap)
     assert overriding(every, "on_status") == (deeper.on_status,)
     assert plain.wrap(None, lambda: 5, None) == 5  # type: ignore[arg-type]
+
+
+class Carrier(Extension):
+    """Carries a thread-local name along, as a tracer does with its span."""
+
+    def __init__(self) -> None:
+        self.here = threading.local()
+
+    def wrap_task(self, task: Any) -> Any:
+        name = getattr(self.here, "name", None)
+
+        def carried(*args: Any) -> Any:
+            before, self.here.name = getattr(self.here, "name", None), name
+            try:
+                return task(*args)
+            finally:
+                self.here.name = before
+
+        return carried
+
+
+def test_what_belongs_to_a_thread_is_carried_to_others(make_scope: Callable[..., Scope]) -> None:
+    """Into executions, timed children, and every item of a fan-out and of a stream, on whatever thread; not out."""
+    carrier = Carrier()
+    scope = make_scope(max_workers=4, extensions=[carrier])
+    seen: list[tuple[str, str | None]] = []
+
+    def look(where: str) -> None:
+        seen.append((where, getattr(carrier.here, "name", None)))
+
+    @flow
+    def top(ctx: FlowContext, n: int) -> None:
+        look("top")
+        carrier.here.name = "inner"
+        ctx.exec(call(look, "inline"))
+        ctx.exec(call(look, "timed"), timeout=5)
+        together = threading.Barrier(4)
+        ctx.parallel([call(lambda: (together.wait(LONG), look("item"))) for _ in range(4)])
+        list(ctx.stream([call(look, "streamed") for _ in range(8)]))
+
+    carrier.here.name = "outer"
+    scope.exec(top, 1).result(LONG)
+    assert ("top", "outer") in seen
+    assert {name for where, name in seen if where != "top"} == {"inner"}
+    assert len(seen) == 1 + 2 + 4 + 8
+    carrier.here.name = None
+    seen.clear()
+    scope.exec(call(look, "later")).result(LONG)
+    assert seen == [("later", None)]
+
+
+def test_an_extension_can_be_added_later(make_scope: Callable[..., Scope]) -> None:
+    """For what starts from then on; one that fails to begin leaves the scope as it was."""
+    seen: list[str] = []
+
+    class Watches(Extension):
+        def wrap(self, scope: Any, next: Any, operation: Operation) -> Any:
+            seen.append(operation.kind)
+            return next()
+
+    class Broken(Watches):
+        def init(self, scope: Any) -> None:
+            raise RuntimeError("no")
+
+    scope = make_scope(max_workers=1)
+    scope.run(call(int))
+    with pytest.raises(RuntimeError, match="no"):
+        scope.use(Broken())
+    scope.run(call(int))
+    assert (seen, scope.extensions) == ([], ())
+    scope.use(Watches())
+    scope.run(call(int))
+    assert seen == ["execution"]

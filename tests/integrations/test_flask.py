@@ -206,7 +206,9 @@ def test_a_requests_budget_ends_the_flow(app: flask.Flask, make_scope: Callable[
     assert app.test_client().get("/").text == "True"
 
 
-def test_the_command_is_there_as_flask_workflow(app: flask.Flask, make_scope: Callable[..., Scope], tmp_path: Any) -> None:
+def test_the_command_is_there_as_flask_workflow(
+    app: flask.Flask, make_scope: Callable[..., Scope], tmp_path: Any
+) -> None:
     """On the store of the application's scope."""
     init_app(app, make_scope(store=f"sqlite:///{tmp_path}/runs.db?durability=process"))
     ran = app.test_cli_runner().invoke(args=["workflow", "--version"])

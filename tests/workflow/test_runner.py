@@ -446,7 +446,8 @@ def test_a_result_is_json(scope: Scope) -> None:
     assert data["status"] == "partial"
     assert data["run_id"] == result.run_id
     assert [step["name"] for step in data["steps"]] == ["a", "b"]
-    assert data["steps"][1]["error"] == {"type": "ValueError", "message": "no", "notes": [], "cause": None}
+    error = {"type": "ValueError", "module": "builtins", "message": "no", "notes": [], "cause": None}
+    assert data["steps"][1]["error"] == error
     assert WorkflowContext.from_dict(data["context"]) == result.context
 
 

@@ -47,7 +47,7 @@ class Operation:
 class Extension:
     """Base of all extensions; every method does nothing until it is overridden, and then costs nothing.
 
-    The first extension of a scope is the outermost. `wrap` belongs to the run: it may replace the result, skip, catch,
+    The first extension of a scope is the outermost. `wrap` and `wrap_task` belong to the run: they may replace the result, skip, catch,
     or call ``next`` again. `on_status` and `dispose` only observe: what they raise is logged.
     """
 
@@ -59,6 +59,20 @@ class Extension:
     def wrap(self, scope: Scope, next: Callable[[], Any], operation: Operation) -> Any:
         """Called around every operation, in the thread that performs it; returns the operation's result."""
         return next()
+
+    def wrap_task(self, task: Callable[..., Any]) -> Callable[..., Any]:
+        """Carry over to another thread what belongs to this one, such as a tracer's current span.
+
+        Called in the thread that hands work on: when an execution starts, a timed child, or a fan-out.
+
+        Args:
+            task: what the other thread will do; takes positional arguments.
+
+        Returns:
+            What it does instead: it calls ``task`` with the arguments it gets, in any number of threads at once, or not
+            at all. Context variables go along without this.
+        """
+        return task
 
     def on_status(self, execution: FlowExecution[Any], status: ExecutionStatus) -> None:
         """Called for each change of a root execution's status, in order, from the thread that changes it."""

@@ -99,7 +99,7 @@ class Scope:
         pending = None if max_pending is None else _count(max_pending, "max_pending", 0, 0)
         abandoned = _count(max_abandoned, "max_abandoned", 1, max(64, 4 * self.max_workers))
         self._timeout = None if timeout is None else seconds(timeout)
-        self._tags = table(tags)
+        self._tags = table(tags, self)
         self._clock = clock
         self._time = clock.time
         self._slots = Slots(name, self.max_workers, pending, abandoned)
@@ -116,7 +116,9 @@ class Scope:
         self._closer = 0
         self._make_journal: Callable[[], Journal] = MemoryJournal
         self.extensions: tuple[Extension, ...] = ()
-        self._wraps = self._watchers = ()
+        self._wraps: tuple[Any, ...] = ()
+        self._watchers: tuple[Any, ...] = ()
+        self._task_wraps: tuple[Any, ...] = ()
         for extension in extensions:
             self.use(extension)
         _scopes.add(self)
@@ -132,6 +134,7 @@ class Scope:
         self.extensions = (*self.extensions, extension)
         self._wraps = overriding(self.extensions, "wrap")
         self._watchers = overriding(self.extensions, "on_status")
+        self._task_wraps = overriding(self.extensions, "wrap_task")
 
     # -- starting
 
@@ -227,7 +230,7 @@ class Scope:
         ctx = TrackedExecution(self, None, check_name(name, "an execution"))
         if metadata:
             ctx._metadata = dict(metadata)
-        if own := table(tags):
+        if own := table(tags, ctx):
             ctx._tags = own
         self._tracked.add(ctx)
         if self._closing:
@@ -271,7 +274,7 @@ class Scope:
         if metadata:
             ctx._metadata = dict(metadata)
         if flow.tags or tags:
-            ctx._tags = table((*flow.tags, *tags))
+            ctx._tags = table((*flow.tags, *tags), ctx)
         return FlowExecution(ctx, flow, input, limit)
 
     # Live first, then the look at `_closing`: `close` says it is closing first and then waits for what is live, so that
@@ -334,6 +337,16 @@ class Scope:
             max_workers=self.max_workers,
             deadlines=len(self._watchdog),
         )
+
+    def _carried(self, task: Callable[..., Any]) -> Callable[..., Any]:
+        """``task`` for another thread, with what the extensions carry there from this one."""
+        for wrap_task in reversed(self._task_wraps):
+            task = wrap_task(task)
+        return task
+
+    def is_own_thread(self) -> bool:
+        """Whether the calling thread is one of this scope's, and not that of somebody who calls ``run``."""
+        return self._slots.owns(threading.current_thread())
 
     # -- ending
 

@@ -224,6 +224,10 @@ class Slots:
         except RuntimeError:
             fn()
 
+    def owns(self, thread: threading.Thread) -> bool:
+        """Whether ``thread`` is one of those that work here."""
+        return thread in self._threads._threads
+
     def _check_abandoned(self) -> None:
         if len(self.abandoned) >= self.max_abandoned:
             raise ScopeSaturated(

@@ -69,6 +69,8 @@ class Task:
         self._timeout = timeout
         self._lock = allocate_lock()
         self._contextvars: Context = copy_context()
+        if self._scope._task_wraps:
+            self._body = self._scope._carried(self._body)  # type: ignore[method-assign]
 
     def _body(self) -> Any:
         """The handler's run, in the context variables of the task."""
