@@ -114,10 +114,11 @@ def bare(path: Path, commits: int) -> Iterator[Callable[[], object]]:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("CREATE TABLE rows (n INTEGER PRIMARY KEY, output TEXT)")
+    row = (json.dumps(OUTPUT),)
 
     def run() -> None:
         for _ in range(commits):
-            connection.execute("INSERT INTO rows (output) VALUES (?)", (json.dumps(OUTPUT),))
+            connection.execute("INSERT INTO rows (output) VALUES (?)", row)
 
     yield run
     connection.close()

@@ -7,6 +7,7 @@ The map:
     FlowExecution               the handle of one execution; ExecutionStatus, Signal
     FlowContext                 what a handler gets: exec, parallel, stream; ExecutionContext, current()
     tag, Tag, flow_meta         typed values seen by everything below
+    Secret                      marks a field that is never shown and never stored
     Extension, Operation        observers and wrappers
     Retry                       how a failed attempt is repeated
     Workflow, Step              a flow made of named steps
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from workflow_runner._core.flow import Call, Flow, call, flow
     from workflow_runner._core.flow_context import FlowContext
     from workflow_runner._core.retry import Retry
+    from workflow_runner._core.secrets import Secret
     from workflow_runner._core.signal import Signal
     from workflow_runner._core.status import ExecutionStatus
     from workflow_runner._core.tags import Tag, tag
@@ -57,6 +59,7 @@ _HOMES = {
     "_core.flow": ("Call", "Flow", "call", "flow"),
     "_core.flow_context": ("FlowContext",),
     "_core.retry": ("Retry",),
+    "_core.secrets": ("Secret",),
     "_core.signal": ("Signal",),
     "_core.status": ("ExecutionStatus",),
     "_core.tags": ("Tag", "tag"),
@@ -90,6 +93,7 @@ __all__ = [
     "QualityMetrics",
     "Retry",
     "Scope",
+    "Secret",
     "Signal",
     "Step",
     "StepResult",

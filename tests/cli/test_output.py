@@ -115,9 +115,9 @@ def test_plain_data_is_strict_json(value: Any) -> None:
 @given(anything)
 def test_every_value_can_be_shown(value: Any) -> None:
     """Whatever the value, there is a way to print it."""
-    console = render._console()
+    console = render.new_console()
     with console.capture():
-        for part in render._parts(plain(value)):
+        for part in render.parts_of(plain(value)):
             console.print(part)
 
 
@@ -286,7 +286,8 @@ def test_the_document_of_a_workflow_has_everything(command: Command) -> None:
     assert document["result"] is None
     assert document["error"]["step"] == "two"
     assert document["error"]["type"] == "WorkflowFailed"
-    assert document["error"]["cause"]["cause"] == {"type": "OSError", "message": "disk", "notes": [], "cause": None}
+    disk = {"type": "OSError", "module": "builtins", "message": "disk", "notes": [], "cause": None}
+    assert document["error"]["cause"]["cause"] == disk
 
 
 def test_the_result_is_the_output_of_the_last_step_that_has_one(command: Command) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from workflow_runner import FlowContext, Scope, call, flow
-from workflow_runner._core import log
+from workflow_runner._core import log, secrets
 
 LONG = 20.0
 
@@ -194,3 +197,83 @@ assert (root.handlers, logger.handlers) == ([], [])
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "callback.failed" in done.stderr
+
+
+# -- what runs and steps tell
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.event for record in caplog.records if hasattr(record, "event")]
+
+
+@pytest.fixture
+def info(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Somebody wants to know how runs begin and end."""
+    caplog.set_level(logging.INFO, "workflow_runner")
+    return caplog
+
+
+def test_a_run_tells_how_it_begins_and_ends(scope: Scope, info: pytest.LogCaptureFixture) -> None:
+    """Whose it is, how long it took and what it failed with, before those are called who wait for its end."""
+
+    @flow
+    def fails(ctx: FlowContext, _: Any) -> None:
+        raise ValueError("no")
+
+    execution = scope.exec(child)
+    before: list[list[str]] = []
+    ended = threading.Event()
+    execution.add_done_callback(lambda _: before.append(told(info)))
+    execution.add_done_callback(lambda _: ended.set())
+    assert ended.wait(LONG)
+    failing = scope.exec(fails)
+    assert failing.exception(LONG) is not None
+    scope.close()
+    assert before == [["run.started", "run.completed"]]
+    assert told(info)[2:] == ["run.started", "run.failed"]
+    first, last = info.records[0], info.records[-1]
+    assert (first.run_id, first.flow) == (execution.id, "child")  # type: ignore[attr-defined]
+    assert (last.run_id, last.error) == (failing.id, "ValueError('no')")  # type: ignore[attr-defined]
+    assert last.seconds >= 0  # type: ignore[attr-defined]
+
+
+def test_a_run_that_is_ended_by_its_deadline_tells_it(scope: Scope, info: pytest.LogCaptureFixture) -> None:
+    """Also if its handler never looks up, and if it never began."""
+    stuck, ended = threading.Event(), threading.Event()
+    for _ in range(2):
+        execution = scope.exec(flow(name="stuck")(lambda ctx, _: stuck.wait(LONG)), timeout=0.01)
+        execution.add_done_callback(lambda _: ended.set())
+        assert ended.wait(LONG)
+        ended.clear()
+    stuck.set()
+    cancelled = [record for record in info.records if getattr(record, "event", "") == "run.cancelled"]
+    assert len(cancelled) == 2
+    assert "timed out" in cancelled[0].error  # type: ignore[attr-defined]
+
+
+def test_every_event_is_in_the_vocabulary() -> None:
+    """Whatever the library logs is named where the events are documented."""
+    root = Path(log.__file__).parent.parent
+    logged = set()
+    for file in root.rglob("*.py"):
+        if "examples" not in file.parts:
+            logged |= set(
+                re.findall(r"""log\.(?:info|warning|error)\(\s*"([a-z]+\.[a-z_]+)""", file.read_text("utf-8"))
+            )
+    assert logged >= {"thread.abandoned", "attempt.failed", "store.failed"}
+    documented = log.__doc__ or ""
+    assert [event for event in sorted(logged) if event not in documented] == []
+
+
+def test_secrets_are_in_no_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """What handlers are given as the fields of a record has no secret that is held, however deep it is."""
+
+    class Owner:
+        pass
+
+    owner = Owner()
+    secrets.hold(owner, "hunter22")
+    log.warning("login", password="hunter22", about={"url": ["https://u:hunter22@host"]})
+    (record,) = caplog.records
+    fields = log.fields_of(record)
+    assert (fields["password"], fields["about"]) == ("***", {"url": ["https://u:***@host"]})

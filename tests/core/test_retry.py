@@ -267,7 +267,7 @@ def test_cancelled_during_an_attempt_makes_no_further_one(scope: Scope, event: A
 
 def test_a_failed_attempt_is_logged(scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
     """``attempt.failed``: which of how many, and the error."""
-    caplog.set_level(logging.INFO, "workflow_runner")
+    caplog.set_level(logging.WARNING, "workflow_runner")
     scope.run(flow(name="flaky", retry=Retry(attempts=3, initial=0))(Flaky(2)))
     assert [(r.event, r.attempt, r.attempts, r.error) for r in caplog.records] == [  # type: ignore[attr-defined]
         ("attempt.failed", 1, 3, "ValueError('no')"),

@@ -85,6 +85,16 @@ everything = Workflow(
     ],
 )
 
+
+def on_date(context: WorkflowContext) -> dict[str, str]:
+    token = current().idempotency_token  # type: ignore[attr-defined]
+    outside.note("day", f"{context.as_of_date} {token}")
+    effect(token)
+    return {"day": str(context.as_of_date)}
+
+
+dated = Workflow("dated", steps=[Step("work", on_date)])
+
 once = Workflow(
     "once",
     steps=[

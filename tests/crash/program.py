@@ -77,6 +77,13 @@ def main_job(command: dict[str, Any]) -> dict[str, Any]:
     sys.exit(command_line([*words, "workflow_runner.examples.market_close:nightly", *warehouse]))
 
 
+def backfill(command: dict[str, Any]) -> dict[str, Any]:
+    """A year of days, by the command that a person gives."""
+    words = ["backfill", "--json", "--store", url(command), "--batch-id", "year", "--from", "2013-01-01"]
+    active = ["--to", "2013-12-31", "--max-active", str(command["active"])]
+    sys.exit(command_line([*words, *active, "crash.flows:dated"]))
+
+
 def run_in_main_thread(command: dict[str, Any]) -> dict[str, Any]:
     """As `run`, in the calling thread: what forks there is the same program in the child."""
     scope = Scope(store=url(command))
@@ -367,6 +374,7 @@ COMMANDS = {
     for fn in (
         run,
         main_job,
+        backfill,
         run_in_main_thread,
         serve,
         leave,

@@ -566,21 +566,59 @@ ALIVE = {"f9-running", "f9-pending"}
         ({"keep_last": 1, "keep_failed": False}, ALL - {"f1-completed", "g4-completed"}),
         ({"keep_last": 3, "keep_failed": False, "older_than": 3600 * 5.5}, {"f6-completed"}),
         ({"keep_last": 99, "keep_failed": False}, set()),
+        ({"flow": "g", "keep_failed": False}, {"g4-completed"}),
+        ({"flow": "f", "keep_last": 3}, {"f6-completed"}),
+        ({"flow": "nobody's"}, set()),
     ],
 )
 def test_prune_deletes_what_it_was_told_to(ended: Any, options: dict[str, Any], deleted: set[str]) -> None:
-    """By age, by how many of a flow stay, and by how they ended; never what has not ended. The count is right."""
+    """By age, flow, how many of one stay, and how they ended; never what has not ended. It can be asked for before."""
+    prunable = ended.prunable(**options)
+    assert set(prunable) == deleted
+    assert prunable == sorted(deleted, key=lambda run_id: ended.run(run_id).created_at)
     assert ended.prune(**options) == len(deleted)
     assert left(ended) == (ALL | ALIVE) - deleted
     assert ended.prune(**options) == 0
 
 
 def test_prune_leaves_nothing_of_a_run(ended: Any) -> None:
-    """Steps and attempts go with it, and its key is free."""
+    """Steps, attempts, logs and events go with it, those of others stay, and its key is free."""
+    for run_id in ("f1-completed", "f9-running"):
+        ended.log(run_id, [LogRow(at=1.0, level="info", event="said")])
+        ended.request_cancel(run_id, "no need")
+    ended.claim("f2-failed")
+    ended.finish("f2-failed", 2, "failed", None, None)
+    assert ended.events(run_id="f2-failed")
     ended.prune(keep_failed=False)
     for run_id in ALL:
         assert (ended.steps(run_id), ended.attempts(run_id)) == ([], [])
+        assert (ended.logs(run_id), ended.events(run_id=run_id)) == ([], [])
+    assert [row.event for row in ended.logs("f9-running")] == ["said"]
+    assert [event.kind for event in ended.events(run_id="f9-running")] == ["cancel_requested"]
     assert ended.submit(new_run("new", idem_key="f1-completed"))[1]
+
+
+def test_events_without_a_run_go_by_age_alone(ended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of no flow, and stay if no age is given."""
+    now = time.time()
+    for hours in (2, 4):
+        monkeypatch.setattr(time, "time", lambda hours=hours: now - 3600 * hours)
+        ended.note("skipped", target=f"m:{hours}")
+    monkeypatch.setattr(time, "time", lambda: now)
+    ended.prune(keep_failed=False)
+    ended.prune(older_than=3600.0, flow="f")
+    assert [event.target for event in ended.events(kind="skipped")] == ["m:2", "m:4"]
+    ended.prune(older_than=3600 * 3.0)
+    assert [event.target for event in ended.events(kind="skipped")] == ["m:2"]
+
+
+def test_vacuum_changes_nothing_but_the_space(ended: Any) -> None:
+    """What is there stays there; what was deleted takes no space any more."""
+    before = [ended.run(run_id) for run_id in sorted(left(ended))]
+    ended.vacuum()
+    assert [ended.run(run_id) for run_id in sorted(left(ended))] == before
+    ended.submit(new_run("new"))
+    assert ended.usage().used >= 0
 
 
 def test_prune_never_deletes_what_runs(store: Any) -> None:
@@ -660,6 +698,32 @@ def test_a_crashed_run_is_cancelled_at_once(open_sqlite: Any) -> None:
     assert (second.run("r1").status, second.run("r1").crashed) == ("cancelled", False)
     with pytest.raises(OwnershipLost):
         first.record("r1", 1, [row("a")])
+
+
+def test_totals_count_every_run_by_flow_and_status(store: Any) -> None:
+    """Runs of all statuses are counted, recent failures apart, and the newest success has its times."""
+    assert store.totals(0.0) == []
+    ends = {
+        "a": ["completed", "failed", "completed", "failed", None, "cancelled", "released"],
+        "b": [None],
+        "c": ["failed"],
+    }
+    for flow, statuses in ends.items():
+        for index, status in enumerate(statuses):
+            run_id = f"{flow}{index}"
+            store.submit(new_run(run_id, flow=flow))
+            if status == "released":
+                store.release(run_id, 1)
+            elif status is not None:
+                store.finish(run_id, 1, status, None, None)
+    last, first_failure = store.run("a2"), store.run("a1").finished_at
+    a, b, c = store.totals(first_failure)
+    assert (a.flow, b.flow, c.flow) == ("a", "b", "c")
+    assert a.runs == {"completed": 2, "failed": 2, "running": 1, "cancelled": 1, "pending": 1}
+    assert (a.failed_since, a.last_started, a.last_finished) == (2, last.started_at, last.finished_at)
+    assert (b.runs, b.failed_since, b.last_started, b.last_finished) == ({"running": 1}, 0, None, None)
+    assert (c.runs, c.failed_since, c.last_finished) == ({"failed": 1}, 1, None)
+    assert [totals.failed_since for totals in store.totals(time.time() + 60)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", BACK_ENDS)

@@ -492,6 +492,64 @@ def test_writes_find_their_rows_by_indices(file: Path, verb: str) -> None:
     store.close()
 
 
+def test_others_write_while_much_is_pruned(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are deleted in turns: between two of them another process writes, and may go on with what was to go."""
+    monkeypatch.setattr("workflow_runner.store.sqlite._TURN", 0.0)  # one run in a turn
+    store, other = (SQLiteStore(file, durability="process") for _ in range(2))
+    for n in range(5):
+        store.submit(new_run(f"r{n}"))
+        store.finish(f"r{n}", 1, "completed", None, None)
+    seen: list[int] = []
+
+    def between(_: float) -> None:
+        if not seen:
+            other.claim("r4")
+        seen.append(len(other.runs()))
+
+    monkeypatch.setattr(time, "sleep", between)
+    assert store.prune() == 4
+    assert seen == [4, 3, 2, 1, 1]
+    assert [run.run_id for run in store.runs()] == ["r4"]
+    store.close()
+    other.close()
+
+
+def test_pruned_space_is_used_again_or_given_back(file: Path) -> None:
+    """After a prune the space is free inside the file, the WAL stays small, and vacuum gives both back."""
+    store = SQLiteStore(file, durability="process")
+    for n in range(20):
+        store.submit(new_run(f"r{n}", input="x" * 100_000))
+        store.finish(f"r{n}", 1, "completed", None, None)
+    full = store.usage()
+    store.prune()
+    pruned = store.usage()
+    assert pruned.used < full.used / 10
+    assert pruned.free > full.used / 2
+    store.vacuum()
+    assert store.usage().used <= pruned.used + 2**17
+    assert file.stat().st_size < full.used
+    assert Path(f"{file}-wal").stat().st_size < full.used
+    store.close()
+
+
+def test_dead_owners_of_nothing_are_forgotten(file: Path) -> None:
+    """A prune takes the owners of no run with it; one that lives becomes an owner again with its next run."""
+    store = SQLiteStore(file, durability="process")
+    for n in range(3):
+        store.submit(new_run(f"r{n}"))
+        store.finish(f"r{n}", 1, "completed", None, None)
+        die(store)
+    store.submit(new_run("mine"))
+    store.prune()
+    assert store._read("SELECT count(*) FROM owners") == [(1,)]
+    store.finish("mine", 1, "completed", None, None)
+    store.prune()
+    assert store._read("SELECT count(*) FROM owners") == [(0,)]
+    store.submit(new_run("again"))
+    assert store.run("again").alive
+    store.close()
+
+
 def test_pruning_looks_at_each_run_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times as many runs cost ten times the work, and not a hundred times."""
     store = SQLiteStore(file, durability="process")
@@ -814,7 +872,7 @@ def test_a_url_says_how_durable_it_is(file: Path, durability: str) -> None:
     [
         ("sqlite:///{folder}/a.db?durability=often", "'power' or 'process'.*'often'"),
         ("sqlite:///{folder}/a.db?durability=", "'power' or 'process'"),
-        ("sqlite:///{folder}/a.db?mode=ro&durability=power", "unknown option mode; there is durability"),
+        ("sqlite:///{folder}/a.db?mode=ro&durability=power", "unknown option mode; there are durability and network"),
         ("sqlite://a.db", "sqlite:///file.db"),
         ("sqlite:///", "sqlite:///file.db"),
         ("sqlite:///:memory:", "memory:"),

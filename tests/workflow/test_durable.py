@@ -2179,3 +2179,156 @@ def test_a_transaction_needs_a_database(make_scope: Any, store: Any) -> None:
         error = make_scope(store=store).exec(workflow).exception(LONG)
         assert isinstance(error.__cause__, errors.StoreError)  # type: ignore[union-attr]
         assert "memory:" in str(error.__cause__)  # type: ignore[union-attr]
+
+
+# -- attempts that failed
+
+
+def attempts_of(store: Any, run_id: str) -> list[tuple[str, int, str | None]]:
+    """Path, number and message of each attempt that failed."""
+    noted = [one for one in store.attempts(run_id) if one.error is not None]
+    assert all(one.finished_at >= one.started_at > 0 for one in noted)
+    return [(one.path, one.attempt, json.loads(one.error)["message"]) for one in noted]
+
+
+def test_each_failed_attempt_of_a_step_is_noted(scope: Scope, store: Any) -> None:
+    """Those that were repeated and the last one, of steps with retries, with a deadline each, and without."""
+    tries: list[int] = []
+
+    def flaky(_: WorkflowContext) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError(f"try {len(tries)}")
+
+    def bad(_: WorkflowContext) -> None:
+        raise ValueError("never")
+
+    steps = [Step("flaky", flaky, retry=NOW), Step("timed", bad, timeout=LONG, on_error="continue"), Step("bad", bad)]
+    run_id = failed(scope, Workflow("noted", steps=steps))
+    assert attempts_of(store, run_id) == [
+        ("flaky", 1, "try 1"),
+        ("flaky", 2, "try 2"),
+        ("timed", 1, "never"),
+        ("bad", 1, "never"),
+    ]
+
+
+def test_a_child_that_failed_is_noted_and_an_item_is_not(scope: Scope, store: Any) -> None:
+    """Recorded calls have their attempts; the failures of items are in what the fan-out gives."""
+
+    @flow
+    def bad(ctx: FlowContext, n: int) -> None:
+        raise ValueError(f"bad {n}")
+
+    @flow
+    def top(ctx: FlowContext, _: Any) -> int:
+        with pytest.raises(ValueError, match="bad 1"):
+            ctx.exec(bad, 1, retry=Retry(attempts=2, initial=0))
+        return ctx.parallel_settled(bad.each([2, 3])).stats.failed
+
+    execution = scope.exec(top)
+    assert execution.result(LONG) == 2
+    assert attempts_of(store, execution.id) == [("bad", 1, "bad 1"), ("bad", 2, "bad 1")]
+
+
+def test_what_was_told_to_stop_has_not_failed(scope: Scope, store: Any, event: Callable[[], threading.Event]) -> None:
+    """A step that obeys the signal with an exception is no failed attempt."""
+    waits = event()
+
+    @flow
+    def obeys(ctx: FlowContext, _: Any) -> None:
+        waits.set()
+        ctx.signal.wait(LONG)
+        raise RuntimeError("stopped")
+
+    execution = scope.exec(Workflow("obeys", steps=[Step("obeys", obeys)]))
+    assert waits.wait(LONG)
+    execution.cancel("enough")
+    assert execution.exception(LONG) is not None
+    assert store.attempts(execution.id) == []
+
+
+def test_a_resumed_run_is_not_confused_by_failed_attempts(scope: Scope, store: Any) -> None:
+    """A failed attempt is no start: the step runs again, and its attempts count from 1 again."""
+    tries: list[int] = []
+
+    def second_day(_: WorkflowContext) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError(f"try {len(tries)}")
+
+    workflow = Workflow("again", steps=[Step("load", second_day, retry=Retry(attempts=2, initial=0))])
+    run_id = failed(scope, workflow)
+    assert scope.resume(run_id, flow=workflow).result(LONG).status == "completed"
+    assert attempts_of(store, run_id) == [("load", 1, "try 1"), ("load", 2, "try 2")]
+
+
+def test_an_attempt_that_fails_in_its_transaction_waits_for_nothing(
+    make_scope: Callable[..., Scope], open_store: Callable[[], SQLiteStore]
+) -> None:
+    """The transaction is undone before the failure is noted, although the step has left its block."""
+    store = open_store()
+
+    @flow
+    def writes(ctx: FlowContext, _: Any) -> None:
+        with ctx.transaction():
+            pass
+        raise ValueError("after it")
+
+    run_id = failed(make_scope(store=store), Workflow("writes", steps=[Step("writes", writes)]))
+    assert attempts_of(store, run_id) == [("writes", 1, "after it")]
+
+
+def test_who_has_lost_the_run_fails_as_before(scope: Scope, store: Any) -> None:
+    """A failure that cannot be noted, since another has taken the run over, is the failure that it was."""
+
+    def bad(context: WorkflowContext) -> None:
+        store.release(context.run_id, 1)
+        store.claim(context.run_id)
+        raise ValueError("late")
+
+    execution = scope.exec(Workflow("lost", steps=[Step("bad", bad)]))
+    error = execution.exception(LONG)
+    assert isinstance(error, errors.WorkflowFailed)
+    assert isinstance(error.__cause__, ValueError)
+    assert store.attempts(execution.id) == []
+
+
+# -- what is told
+
+
+def test_the_log_says_how_a_run_goes_on(
+    make_scope: Callable[..., Scope], store: Any, caplog: pytest.LogCaptureFixture, event: Callable[[], threading.Event]
+) -> None:
+    """A run that goes on is resumed, one that had ended answers, and one of somebody else is followed."""
+    caplog.set_level("INFO", "workflow_runner")
+    tries: list[int] = []
+    there, go_on = event(), event()
+
+    def load(_: WorkflowContext) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConnectionError("away")
+        there.set()
+        assert go_on.wait(LONG)
+
+    def runs() -> list[str]:
+        return [one.event for one in caplog.records if getattr(one, "event", "").startswith("run.")]
+
+    def closed(scope: Scope, started: Any) -> None:
+        started.exception(LONG)
+        scope.close()
+
+    workflow = Workflow("told", steps=[Step("load", load)])
+    first, second, third, fourth = (make_scope(store=store) for _ in range(4))
+    closed(first, first.exec(workflow, idempotency_key="k"))
+    assert runs() == ["run.started", "run.failed"]
+    resumed = second.exec(workflow, idempotency_key="k")
+    assert there.wait(LONG)
+    following = third.exec(workflow, idempotency_key="k")
+    go_on.set()
+    closed(second, resumed)
+    closed(third, following)
+    assert sorted(runs()[2:]) == ["run.answered", "run.completed", "run.followed", "run.resumed"]
+    closed(fourth, fourth.exec(workflow, idempotency_key="k"))
+    assert runs()[6:] == ["run.answered"]

@@ -10,8 +10,9 @@ as itself, so that a person can read the store; everything else is an object wit
 
 A tag with a colon is the import path of an attrs class, dataclass, enum or named tuple. The other tags are ``tuple``,
 ``set``, ``frozenset``, ``dict`` (one with keys that are no plain text), ``int`` (a huge one), ``float`` (NaN and the
-infinities) and the names of the scalar classes. What would not come back as it went in is refused when it is written,
-not when it is needed.
+infinities) and the names of the scalar classes; ``secret`` stands without a value where a secret was (see ``secrets``),
+so that nothing of one is stored, and one that was rotated changes no digest. What would not come back as it went in is
+refused when it is written, not when it is needed.
 
 *Input from outside* (``structure``) is plain data that has to become an annotated type: a command line's words, a JSON
 document, a dict.
@@ -33,6 +34,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, Flag
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
+from workflow_runner._core.secrets import REDACTED, Redacted, secret_fields, shielded
 from workflow_runner.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ Typed = Annotated[T, TYPED]
 """``Typed[X]`` as the annotation of a field: its value is written as typed JSON, because ``X`` does not say it all."""
 
 _TAG: Final = "$"
+_SECRET: Final = {_TAG: "secret"}
+# As `write_json` writes it, and as the standard library does by default.
+_SECRET_TEXT: Final = '"$":"secret"'
 _TEXT: Final = frozenset({str})
 # Written nested deeper, a value might not be readable again: JSON's own parser and this one recurse, and the reader
 # may start from a deeper stack than the writer. The limit also catches a value that contains itself.
@@ -266,6 +271,10 @@ def _encode_items(items: Iterable[tuple[Any, Any]], depth: int, step: Callable[[
 
 def _encode_mapping(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     items = list(mapping.items())
+    if type(mapping) is not dict:
+        secret = getattr(mapping, "secret", ())
+        if secret:
+            items = [(key, shielded(item) if key in secret else item) for key, item in items]
     keys = _encode_items([(key, key) for key, _ in items], depth, _key_step)
     values = _encode_items(items, depth, _item_step)
     if _TEXT.issuperset(map(type, keys)) and _TAG not in keys:
@@ -284,8 +293,14 @@ def _encode_instance(value: Any, cls: type, depth: int) -> dict[str, Any]:
     elif fields is not None:
         # A field that never got a value (``init=False``) stays without one.
         names = [name for name in fields if hasattr(value, name)]
-        encoded = _encode_items([(name, getattr(value, name)) for name in names], depth, ".{}".format)
+        secret = secret_fields(cls)
+        parts = [(name, getattr(value, name)) for name in names]
+        if secret:
+            parts = [(name, shielded(part) if name in secret else part) for name, part in parts]
+        encoded = _encode_items(parts, depth, ".{}".format)
         content = dict(zip(names, encoded, strict=True))
+    elif cls is Redacted:
+        return dict(_SECRET)
     else:
         base = _plain_base(cls)
         loss = "" if base is None else f": it would come back as {type_name(base)}"
@@ -352,6 +367,8 @@ def decode(data: Any) -> Any:
     Raises:
         SerializationError: the data is not from ``encode``, or a class in it is gone or has changed.
 
+    A secret comes back as ``REDACTED``.
+
     Any thread.
     """
     try:
@@ -372,6 +389,8 @@ def _decode(data: Any) -> Any:
 
 
 def _decode_tagged(tag: Any, data: Mapping[str, Any]) -> Any:
+    if tag == "secret":
+        return REDACTED
     try:
         content = data["v"]
         if tag == "dict":
@@ -479,6 +498,14 @@ def write_json(data: Any) -> str:
     Any thread.
     """
     return _writer(False)(data)
+
+
+def has_secret(text: str | None) -> bool:
+    """Whether typed JSON text has the marker of a secret somewhere. Texts inside it cannot look like one.
+
+    Any thread.
+    """
+    return text is not None and _SECRET_TEXT in text
 
 
 def read_json(text: str) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from workflow_runner._core import log, secrets
 from workflow_runner._core.clock import seconds
 from workflow_runner._core.context import CURRENT, add_note, on_slot_of
-from workflow_runner._core.log import FLOW, RUN_ID, STEP, TRACE_ID
+from workflow_runner._core.log import FLOW, LOGGER, RUN_ID, STEP, TRACE_ID
 from workflow_runner._core.retry import retrying
 from workflow_runner._core.signal import Signal, run_callbacks
 from workflow_runner._core.status import CANCELLED, PENDING, RUNNING, ExecutionStatus
 from workflow_runner._core.task import Task, cancelled_by
+from workflow_runner._core.traceparent import current_trace_id
 
 if TYPE_CHECKING:
     from workflow_runner._core.flow import Flow
@@ -75,6 +78,9 @@ class FlowExecution(Task, Generic[Out]):
 
     answered = False
     """Whether nothing runs: the run had ended before, and this handle answers with what was recorded."""
+    # what the log says of its beginning and its end; None: by its status
+    _begins = "run.started"
+    _ends: str | None = None
     _future: ExecutionFuture[Out] | None = None
     _subscribers: dict[Callable[[ExecutionStatus, FlowExecution[Out]], object], None] | None = None
     _done_callbacks: list[Callable[[FlowExecution[Out]], object]] | None = None
@@ -84,12 +90,14 @@ class FlowExecution(Task, Generic[Out]):
         super().__init__(ctx, timeout)
         self.flow = flow
         self.input = input
-        self._followed = bool(self._scope._watchers)
+        self._followed = bool(self._scope._watchers) or LOGGER.isEnabledFor(logging.INFO)
 
     def _body(self) -> Any:
         ctx, flow, input = self.ctx, self.flow, self.input
         run_id = ctx.id
-        ctx._trace_id = trace_id = flow.trace_id(input) or run_id
+        if flow._takes_secrets:
+            secrets.hold(ctx, *(secret for _, secret in secrets.secrets_in(input)))
+        ctx._trace_id = trace_id = flow.trace_id(input) or ctx._trace_id or current_trace_id() or run_id
         RUN_ID.set(run_id)
         TRACE_ID.set(trace_id)
         if STEP.get() is not ...:  # a run inside a step of another one
@@ -296,11 +304,25 @@ class FlowExecution(Task, Generic[Out]):
         add_note(error, f"in flow {self.flow.name!r}, run {self.ctx.id}")
 
     def _enqueue_news(self, status: ExecutionStatus) -> None:
+        if LOGGER.isEnabledFor(logging.INFO):
+            self._add_news([partial(self._log, status)])
         self._add_news([partial(watch, self, status) for watch in self._scope._watchers])
         self._add_news([partial(callback, status, self) for callback in self._subscribers or ()])
         if status.terminal:
             self._add_news([partial(fn, self) for fn in self._done_callbacks or ()])
             self._done_callbacks = self._subscribers = None
+
+    def _log(self, status: ExecutionStatus) -> None:
+        ctx = self.ctx
+        fields: dict[str, Any] = {"run_id": ctx.id, "flow": self.flow.name}
+        if status is RUNNING:
+            log.info(self._begins, **fields)
+            return
+        if ctx._started is not None and ctx._ended is not None:
+            fields["seconds"] = round(ctx._ended - ctx._started, 6)
+        if self._error is not None:
+            fields["error"] = repr(self._error)
+        log.info(self._ends or ("run.answered" if self.answered else f"run.{status}"), **fields)
 
     def _add_news(self, news: list[Callable[[], object]]) -> None:
         if self._news is None:

@@ -52,6 +52,8 @@ class Extension:
     """
 
     name: str = ""
+    wraps_items: bool = True
+    """Whether `wrap` is called around each item of a fan-out, too. Without that an item costs a fraction."""
 
     def init(self, scope: Scope) -> None:
         """Called once, in the thread that makes the scope. What it raises stops the scope from being made."""

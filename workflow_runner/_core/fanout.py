@@ -54,8 +54,11 @@ class FanOut:
         self.task = parent._task
         self.recorder = parent._recorder
         self._slots = parent._scope._slots
+        self._running = parent._scope._fanouts
         self._above_signal = parent.signal
         self._contextvars: Context = copy_context()
+        scope = parent._scope
+        self._helps = scope._carried(self._work) if scope._task_wraps else None
         self._stopped = False
         # how many helpers are wished for, and how many work or are about to
         self.wanted = 0
@@ -110,7 +113,7 @@ class FanOut:
 
     def _help(self, worker: Worker | None) -> None:
         """Work in a thread that is not the caller's, with the caller's context variables."""
-        self._contextvars.copy().run(self._work, worker)
+        self._contextvars.copy().run(self._helps or self._work, worker)
 
     def has_more(self) -> bool:
         """Whether there is something for a helper to start."""
@@ -168,7 +171,15 @@ class FanOut:
         stopped = self._signal is not None and self._signal._aborted
         return stopped and isinstance(error, ExecutionCancelled) and error.reason is self.signal._reason
 
+    def counts(self) -> tuple[int, int | None]:
+        """How many items are done, and how many there are, as far as anybody knows. Any thread.
+
+        Nothing is counted for this, item by item; so there may be one too few for each thread that works on them.
+        """
+        raise NotImplementedError
+
     def _end(self) -> None:
+        self._running.pop(self, None)
         if self._signal is not None:
             self._signal._detach()
         if self.recorder is not None:
@@ -212,16 +223,20 @@ class Parallel(FanOut):
             listed = [as_call(call, index) for index, call in enumerate(calls)]
             self._flow = _one_flow(listed)
             self._inputs = [call.input for call in listed] if self._flow is not None else listed
-        if self._flow is not None:
-            self._contextvars.run(FLOW.set, self._flow.name)
         self._size = len(self._inputs)
         self.results: list[Any] = [_MISSING] * self._size
         self.errors: dict[int, BaseException] = {}
-        self._next = itertools.count().__next__
+        self._indices = itertools.count()
+        self._next = self._indices.__next__
         self._exhausted = not self._size
 
     def has_more(self) -> bool:
         return not (self._exhausted or self._stopped or self._above_signal._aborted)
+
+    def counts(self) -> tuple[int, int | None]:
+        taken = int(repr(self._indices)[len("count(") : -1])  # the one way to read it and take nothing
+        at_work = self.joined + (not self._exhausted)
+        return max(0, min(taken, self._size) - at_work), self._size
 
     def execute(self) -> list[Any]:
         """Run everything; the results in input order, with a hole (`_MISSING`) for each that gave none.
@@ -231,6 +246,11 @@ class Parallel(FanOut):
             BaseException: unless settling, the failure with the lowest index; an item's interrupt in any case.
         """
         helpers = min(self.concurrency, self._size) - 1
+        if self.parent._scope._wraps:  # an extension may have set some around this
+            self._contextvars = copy_context()
+        if self._flow is not None:
+            self._contextvars.run(FLOW.set, self._flow.name)
+        self._running[self] = None
         try:
             if helpers > 0:
                 self._slots.wish(self, helpers)
@@ -270,7 +290,8 @@ class Parallel(FanOut):
 
     def _work(self, worker: Worker | None) -> None:
         flow = self._flow
-        plain = self.timeout is None and self.on is None and self.recorder is None and not self.parent._scope._wraps
+        wraps = self.parent._scope._item_wraps
+        plain = self.timeout is None and self.on is None and self.recorder is None and not wraps
         if flow is not None and plain and flow.timeout is None and flow.retry is None and not flow.tags:
             self._work_plainly(worker, flow)
             return

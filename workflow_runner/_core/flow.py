@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from workflow_runner._core import secrets
 from workflow_runner._core.clock import seconds
 from workflow_runner._core.retry import Retry
 from workflow_runner.errors import DefinitionError
@@ -40,6 +41,8 @@ class Flow(Generic[In, Out]):
 
     # Whether what it does is recorded piece by piece, so that its own result need not be.
     records_itself = False
+    # Whether an input of its type may have a secret inside.
+    _takes_secrets = False
 
     def __init__(
         self,
@@ -106,7 +109,23 @@ class Flow(Generic[In, Out]):
             return value
         from workflow_runner._core import codec
 
-        return codec.structure(value, self._hint, what=f"flow {self.name!r}")
+        value = codec.structure(value, self._hint, what=f"flow {self.name!r}")
+        if self._takes_secrets:
+            self._shield(value)
+        return value
+
+    def _shield(self, value: Any) -> None:
+        """Let the secrets in the input of a child be masked; those of a run its own execution takes care of."""
+        from workflow_runner._core.context import CURRENT  # which imports this module
+
+        above = CURRENT.get()
+        if above is not None:
+            secrets.hold(above.root, *(secret for _, secret in secrets.secrets_in(value)))
+
+    @property
+    def secret_params(self) -> frozenset[str]:
+        """The names of those fields of the input, or params of a workflow, that are secrets."""
+        return secrets.secret_fields(self.input_type) if isinstance(self.input_type, type) else frozenset()
 
     def trace_id(self, input: Any) -> str | None:
         """The trace id that the input brings along, if any."""
@@ -118,10 +137,16 @@ class Flow(Generic[In, Out]):
         if parameter is not None:
             self._default = parameter.default
             hint = self._evaluate(parameter)
+            if secrets.is_secret(hint):
+                raise DefinitionError(f"flow {self.name!r}: Secret marks a field of a class, and not the whole input")
+            if typing.get_origin(hint) is typing.Annotated:
+                hint = hint.__origin__
         self._hint = typing.Any if hint in _ANYTHING else hint
         # a default stands in for None where the annotation does not say that None is meant
         optional = self._default is not inspect.Parameter.empty and self._default is not None
-        self._accepts = () if optional and self._hint is typing.Any else _what_passes(self._hint)
+        self._takes_secrets = bool(secrets.secret_names(self._hint))
+        looked_into = self._takes_secrets or (optional and self._hint is typing.Any)
+        self._accepts = () if looked_into else _what_passes(self._hint)
         return self._accepts
 
     def _evaluate(self, parameter: inspect.Parameter) -> Any:
@@ -136,7 +161,7 @@ class Flow(Generic[In, Out]):
             handler = type(handler).__call__  # an object that can be called
         only = types.SimpleNamespace(__annotations__={"input": annotation})
         try:
-            return typing.get_type_hints(only, getattr(handler, "__globals__", {}))["input"]
+            return typing.get_type_hints(only, getattr(handler, "__globals__", {}), include_extras=True)["input"]
         except Exception as error:  # whatever evaluating somebody's annotation raises
             if "<locals>" in getattr(handler, "__qualname__", ""):
                 return typing.Any  # it names something of the function around, which nobody can look up

@@ -16,7 +16,7 @@ from workflow_runner._core.fanout import FanOut, Outcome, Parallel, Settled
 from workflow_runner._core.flow import Call, Flow, check_name
 from workflow_runner._core.log import FLOW
 from workflow_runner._core.retry import Retry, retrying
-from workflow_runner._core.status import CANCELLED, COMPLETED, PENDING
+from workflow_runner._core.status import CANCELLED, COMPLETED, FAILED, PENDING
 from workflow_runner._core.stream import Stream
 from workflow_runner._core.tags import table
 from workflow_runner._core.task import ChildTask, cancelled_by
@@ -36,7 +36,11 @@ class FlowContext(ExecutionContext):
 
     _attempt = 1
     _trace_id: str | None = None
+    # The run that this one goes on with, or retries: its id and its trace's.
+    _follows: tuple[str, str] | None = None
     _streams: dict[Stream, None] | None = None
+    # What a workflow that runs here counts, for those who draw its progress.
+    _steps: Any = None
 
     def __init__(
         self, scope: Scope, parent: FlowContext | None, name: str, fanout: FanOut | None = None, index: int = -1
@@ -208,15 +212,17 @@ class FlowContext(ExecutionContext):
         if retry is None:
             retry = flow.retry
         scope, input = self._scope, flow.prepare(input)
+        child: FlowContext | None = None
 
         def attempt(number: int) -> Any:
+            nonlocal child
             child = type(self)(scope, self, name or flow.name, fanout, index)
             child._segment = segment
             child._attempt = number
             if on_attempt is not None:
                 on_attempt(number)
             if flow.tags:
-                child._tags = table(flow.tags)
+                child._tags = table(flow.tags, self.root)
             if on is not None:
                 from workflow_runner._core import offload
 
@@ -227,7 +233,9 @@ class FlowContext(ExecutionContext):
                 body = partial(child._wrapped, kind, body, child._name, flow=flow, input=input, key=key)
             return child._run_here(body) if timeout is None else self._run_timed(child, body, timeout)
 
-        return attempt(1) if retry is None else retrying(attempt, retry, lambda: self.signal)
+        if retry is None:
+            return attempt(1)
+        return retrying(attempt, retry, lambda: self.signal, lambda: child._path if child is not None else "")
 
     def _perform(self, flow: Flow[Any, Any], input: Any) -> Any:
         """The handler itself, in the thread and in the context variables of this execution."""
@@ -244,6 +252,8 @@ class FlowContext(ExecutionContext):
             value = copy_context().run(body, *args)
         except BaseException as error:
             self._conclude(error)
+            if self._scope._records:
+                self._note_failure(error)
             raise
         self._ended = self._scope._time()
         self._status = COMPLETED
@@ -274,12 +284,24 @@ class FlowContext(ExecutionContext):
         failure = task._error
         if failure is None:
             return task._value
+        if self._scope._records:
+            child._note_failure(failure)
         if child._status is CANCELLED and not isinstance(failure, ExecutionTimeout) and failure.__cause__ is not None:
             raise failure.__cause__  # what the handler raised when it was told to stop: as without a timeout
         signal = self._set_signal()
         if signal is not None and isinstance(failure, ExecutionCancelled):
             raise Aborted(signal._reason) from failure
         raise failure
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Have the run's journal note that this attempt has failed, unless it was told to stop."""
+        recorder, parent = self._recorder, self._parent
+        failed = self._status is FAILED or isinstance(error, ExecutionTimeout)
+        # Not the items of a fan-out, which has them in what it returns or raises: there may be any number of them.
+        if recorder is None or not failed or not isinstance(error, Exception) or self._segment is None:
+            return
+        if parent is not None and parent._set_signal() is None:
+            recorder.failed(self._path, self._attempt, self._started or 0.0, error)
 
     def _wrapped(
         self,
@@ -292,7 +314,8 @@ class FlowContext(ExecutionContext):
         key: str | None = None,
     ) -> Any:
         """``body()`` with the scope's extensions around it."""
-        wraps = self._scope._wraps
+        is_item = kind == "execution" and self._fanout is not None
+        wraps = self._scope._item_wraps if is_item else self._scope._wraps
         if not wraps:
             return body()
         operation = Operation(

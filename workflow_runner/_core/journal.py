@@ -61,6 +61,10 @@ class Recorder(Journal, Protocol):
         """Wait until every item is recorded."""
         ...
 
+    def failed(self, path: str, attempt: int, started: float, error: BaseException) -> None:
+        """Note that an attempt of ``path`` has failed; never raises."""
+        ...
+
     def transaction(self, path: str) -> AbstractContextManager[Any]:
         """A transaction that is committed with the record of ``path``."""
         ...

@@ -1,27 +1,54 @@
-"""The library's own log: structlog processors over a stdlib logger. Nothing is configured here.
+"""The library's own log: events with fields over a stdlib logger. Nothing is configured here.
 
-structlog is imported with the first event that somebody wants to see, never by ``import workflow_runner``.
+The events, which extensions and programs may rely on:
+
+==================  ==================================================================================================
+run.started         a run has begun; ``run.resumed`` goes on with one, ``run.followed`` waits for another process's
+run.completed       also ``run.failed`` and ``run.cancelled``, with ``seconds`` and ``error``; ``run.answered`` by what
+                    it had ended with before
+step.started        a step has begun; ``path`` is its place in the run
+step.completed      and is recorded; also ``step.skipped``, ``step.failed``, ``step.cancelled``, with ``seconds``
+attempt.failed      and is made again after ``delay`` seconds
+thread.abandoned    a deadline took a thread's slot away; ``stack`` says where it is stuck
+thread.failed       also ``thread.interrupted``: trouble with the threads
+callback.failed     somebody's function has raised; also ``extension.failed`` and ``watchdog.failed``
+store.failed        also ``run.not_recorded``, ``attempt.not_recorded``, ``journal.failed``, ``capture.failed``
+log.dropped         more was logged than the store keeps of one step: how many records were ``kept`` and ``dropped``
+ping.failed         a monitor could not be told; also ``progress.failed``
+==================  ==================================================================================================
+
+What goes as planned is INFO, and so is a failure that its caller is told of; the rest is WARNING or ERROR.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import MutableMapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
+
+from workflow_runner._core import secrets
 
 LOGGER = logging.getLogger("workflow_runner")
 
-# structlog knows its context variables by their names' prefix (structlog.contextvars, "structlog_"), so that these can
-# be bound around a handler for the price of a `ContextVar.set`, whether structlog is imported or not.
+# structlog knows its context variables by their names' prefix (structlog.contextvars), so that these can be bound
+# around a handler, and read by us, whether structlog is imported or not: importing it takes a tenth of a second.
+_PREFIX = "structlog_"
 RUN_ID: ContextVar[Any] = ContextVar("structlog_run_id", default=...)
 TRACE_ID: ContextVar[Any] = ContextVar("structlog_trace_id", default=...)
 FLOW: ContextVar[Any] = ContextVar("structlog_flow", default=...)
 STEP: ContextVar[Any] = ContextVar("structlog_step", default=...)
 
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-_bound: Any = None
+
+
+def bound() -> dict[str, Any]:
+    """What is bound for structlog here: the fields of the run, and what a program has bound itself."""
+    return {
+        variable.name.removeprefix(_PREFIX): value
+        for variable, value in copy_context().items()
+        if variable.name.startswith(_PREFIX) and value is not ...
+    }
 
 
 def info(event: str, **fields: Any) -> None:
@@ -44,35 +71,58 @@ def error(event: str, exception: BaseException | None = None, **fields: Any) -> 
 def _log(level: int, event: str, fields: dict[str, Any]) -> None:
     if LOGGER.isEnabledFor(level):
         try:
-            _structured().log(level, event, **fields)
+            # what was given wins over what is bound, and stands before it
+            fields = {**fields, **bound(), **fields}
+            masked = {key: secrets.mask(value) if isinstance(value, str) else value for key, value in fields.items()}
+            text, keywords = to_stdlib(event, masked)
+            LOGGER.log(level, text, **keywords)
         except Exception:  # somebody's handler: as in logging itself, it must not stop those who only report
             if logging.raiseExceptions:
                 traceback.print_exc()
 
 
-def _structured() -> Any:
-    global _bound
-    if _bound is None:
-        import structlog
+class Message(str):
+    """The message of a record that is an event with fields, which it repeats."""
 
-        _bound = structlog.wrap_logger(
-            LOGGER,
-            processors=[structlog.contextvars.merge_contextvars, _to_stdlib],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-            context_class=dict,
-        )
-    return _bound
+    __slots__ = ()
 
 
-def _to_stdlib(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
-    """Fields go into the message, where every handler shows them, and into ``extra``, for those that write JSON."""
-    exc_info = event.pop("exc_info", None)
-    name = event.pop("event")
-    text = " ".join([name, *(f"{key}={_short(value)}" for key, value in event.items() if key != "stack")])
-    if "stack" in event:
-        text = f"{text}\n{event['stack']}"
-    extra = {(f"{key}_" if key in _RESERVED else key): value for key, value in event.items()}
-    return (text,), {"extra": {"event": name, **extra}, "exc_info": exc_info}
+def to_stdlib(event: str, fields: dict[str, Any]) -> tuple[Message, dict[str, Any]]:
+    """An event as the arguments of a stdlib logger: ``(message, keywords)``.
+
+    Fields go into the message, where every handler shows them, and into ``extra``, for those that write JSON.
+    """
+    exc_info = fields.pop("exc_info", None)
+    text = " ".join([event, *(f"{key}={_short(value)}" for key, value in fields.items() if key != "stack")])
+    if "stack" in fields:
+        text = f"{text}\n{fields['stack']}"
+    extra = {(f"{key}_" if key in _RESERVED else key): value for key, value in fields.items()}
+    return Message(text), {"extra": {"event": event, **extra}, "exc_info": exc_info}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """``event`` and the fields of a record, whoever has logged it; to be called where it was logged.
+
+    Returns:
+        With what is bound there, and without secrets; a traceback is the text ``exception``, a stack ``stack``.
+    """
+    given = {
+        (key[:-1] if key[:-1] in _RESERVED else key): value
+        for key, value in vars(record).items()
+        if key not in _RESERVED
+    }
+    if isinstance(record.msg, Message):
+        fields = {"event": given["event"], **given}
+    else:
+        fields = {**given, **bound(), **given, "event": record.getMessage()}
+        fields = {"event": fields.pop("event"), **fields}
+    if record.exc_info and record.exc_info[0] is not None:
+        record.exc_text = record.exc_text or "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        fields["exception"] = record.exc_text
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    masked: dict[str, Any] = secrets.mask_data(fields)
+    return masked
 
 
 def _short(value: object) -> str:

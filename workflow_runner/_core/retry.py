@@ -84,13 +84,19 @@ class Retry:
         return isinstance(error, self.on) and not isinstance(error, Aborted)
 
 
-def retrying(attempt: Callable[[int], T], retry: Retry | None, signal: Callable[[], Signal]) -> T:
+def retrying(
+    attempt: Callable[[int], T],
+    retry: Retry | None,
+    signal: Callable[[], Signal],
+    path: Callable[[], str] = str,
+) -> T:
     """Call ``attempt(1)``, and on failure ``attempt(2)`` ... as ``retry`` says.
 
     Args:
         attempt: gets the number of the attempt.
         retry: None for one attempt.
         signal: gives the signal to sleep on; asked for only after a failure.
+        path: gives the place in the run of what is tried, for the log.
 
     Raises:
         Aborted: the signal was set while waiting for the next attempt.
@@ -104,10 +110,12 @@ def retrying(attempt: Callable[[int], T], retry: Retry | None, signal: Callable[
         if retry.attempts == 1 or not retry.allows(error):
             raise
         first = error
-    return _again(attempt, retry, signal(), first)
+    return _again(attempt, retry, signal(), path, first)
 
 
-def _again(attempt: Callable[[int], T], retry: Retry, signal: Signal, first: BaseException) -> T:
+def _again(
+    attempt: Callable[[int], T], retry: Retry, signal: Signal, path: Callable[[], str], first: BaseException
+) -> T:
     import tenacity
 
     if signal.aborted:
@@ -127,9 +135,9 @@ def _again(attempt: Callable[[int], T], retry: Retry, signal: Signal, first: Bas
 
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        log.info(
-            "attempt.failed", attempt=number, attempts=retry.attempts, delay=state.upcoming_sleep, error=repr(error)
-        )
+        where = {"path": path()} if path() else {}
+        delay = round(state.upcoming_sleep, 3)
+        log.warning("attempt.failed", attempt=number, attempts=retry.attempts, delay=delay, error=repr(error), **where)
 
     wait = tenacity.wait_random_exponential if retry.jitter else tenacity.wait_exponential
     return tenacity.Retrying(

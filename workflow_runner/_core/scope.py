@@ -117,6 +117,7 @@ class Scope:
         self._make_journal: Callable[[], Journal] = MemoryJournal
         self.extensions: tuple[Extension, ...] = ()
         self._wraps: tuple[Any, ...] = ()
+        self._item_wraps: tuple[Any, ...] = ()
         self._watchers: tuple[Any, ...] = ()
         self._task_wraps: tuple[Any, ...] = ()
         for extension in extensions:
@@ -133,6 +134,7 @@ class Scope:
         extension.init(self)
         self.extensions = (*self.extensions, extension)
         self._wraps = overriding(self.extensions, "wrap")
+        self._item_wraps = overriding([e for e in self.extensions if e.wraps_items], "wrap")
         self._watchers = overriding(self.extensions, "on_status")
         self._task_wraps = overriding(self.extensions, "wrap_task")
 
@@ -260,12 +262,24 @@ class Scope:
             raise _no_flow(flow)
         if idempotency_key is not None or durable:
             raise StoreError(f"{'durable' if durable else 'idempotency_key'} needs a scope with a store")
+        if self._closing:
+            self._check_open()
+        return self._handle(flow, flow.prepare(input), timeout, tags, name, metadata, run_id)
+
+    def _handle(
+        self,
+        flow: Flow[Any, Any],
+        input: Any,
+        timeout: float | dt.timedelta | None = None,
+        tags: Iterable[Tagged[Any]] = (),
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+    ) -> FlowExecution[Any]:
+        """The handle of an execution whose input is prepared."""
         limit = seconds(timeout) if timeout is not None else flow.timeout
         if limit is None:
             limit = self._timeout
-        if self._closing:
-            self._check_open()
-        input = flow.prepare(input)
         ctx = FlowContext(self, None, flow.name if name is None else check_name(name, "an execution"))
         ctx._status = PENDING
         ctx._started = None

@@ -46,9 +46,13 @@ class Stream(FanOut):
         self._taken = 0
         # an interrupt in an item, which does not wait for its turn
         self._interrupt: BaseException | None = None
+        self._running[self] = None
 
     def has_more(self) -> bool:
         return bool(self._todo) and not (self._stopped or self._above_signal._aborted)
+
+    def counts(self) -> tuple[int, int | None]:
+        return self._taken, None
 
     def results(self) -> Iterator[Any]:
         """The generator behind ``ctx.stream``."""

@@ -46,7 +46,7 @@ from cattrs import (
 )
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from workflow_runner._core import codec
+from workflow_runner._core import codec, secrets
 from workflow_runner._core.codec import short_repr, type_name
 from workflow_runner.errors import DefinitionError, InputError
 
@@ -56,6 +56,7 @@ class Unfit(ValueError):
 
     def __init__(self, expected: str, value: object, reasons: str = "") -> None:
         super().__init__(f"expected {expected}, got {short_repr(value)}{reasons}")
+        self.expected = expected
 
 
 class Foreign(Unfit):
@@ -75,7 +76,13 @@ def structure_input(value: Any, type_: Any, what: str) -> Any:
         problems = list(_problems(error))
         if len(problems) > 1:
             problems.insert(0, f"{len(problems)} problems")
-        raise InputError(f"{what}: " + "\n  ".join(problems)) from error
+        text = f"{what}: " + "\n  ".join(problems)
+        if secrets.is_secret(type_):
+            raise InputError(f"{what}: {_without_value(error)}") from None
+        names = {name.lstrip("_") for name in secrets.secret_names(type_)}
+        if names:  # in none of the errors behind this one either
+            raise InputError(secrets.hide(text, secrets.under(names, value))) from None
+        raise InputError(text) from error
 
 
 def _problems(error: BaseException, path: str = "") -> Iterator[str]:
@@ -83,11 +90,16 @@ def _problems(error: BaseException, path: str = "") -> Iterator[str]:
     start = f"{path.removeprefix('.')}: " if path else ""
     if isinstance(error, ClassValidationError):
         names = _init_names(error.cl)
+        secret = secrets.secret_fields(_origin(error.cl))
         fields, whole = error.group_exceptions()
         for inner, field in fields:
             name = names.get(field.name, field.name)
             missing = type(inner) is KeyError and inner.args == (name,)
-            yield from _problems(ValueError("required field missing") if missing else inner, f"{path}.{name}")
+            if missing:
+                inner = ValueError("required field missing")
+            elif field.name in secret:
+                inner = ValueError(_without_value(inner))
+            yield from _problems(inner, f"{path}.{name}")
         for inner in whole:
             yield from _problems(inner, path)
     elif isinstance(error, IterableValidationError):
@@ -102,6 +114,11 @@ def _problems(error: BaseException, path: str = "") -> Iterator[str]:
         # Of an attrs validator's error the first argument is the text, the others are objects for programs.
         text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
         yield f"{start}{text or type(error).__name__}"
+
+
+def _without_value(error: BaseException) -> str:
+    """What is wrong with a secret."""
+    return f"expected {error.expected}, got {secrets.MASK}" if isinstance(error, Unfit) else "this secret does not fit"
 
 
 def _init_names(cls: Any) -> dict[str, str]:
@@ -402,7 +419,8 @@ def _record_hook(type_: Any) -> Callable[[Any, Any], Any]:
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise Unfit(f"the fields of {type_name(cls)}", value)
+            shown = secrets.REDACTED if secrets.secret_names(cls) else value  # it may be nothing but the secret
+            raise Unfit(f"the fields of {type_name(cls)}", shown)
         return make(value, type_)
 
     return hook

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from workflow_runner._core import secrets
 from workflow_runner.errors import InputError, TagNotFound
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ _MISSING: Any = object()
 class Tag(Generic[T]):
     """A key with a type. Make one with `tag`; two tags of one label are two tags."""
 
-    __slots__ = ("default", "label", "type", "validator")
+    __slots__ = ("__weakref__", "default", "label", "secret", "type", "validator")
 
-    def __init__(self, type: type[T], label: str, default: T, validator: Callable[[T], bool] | None) -> None:
+    def __init__(
+        self, type: type[T], label: str, default: T, validator: Callable[[T], bool] | None, *, secret: bool = False
+    ) -> None:
         self.type = type
         self.label = label
         self.default = default
         self.validator = validator
+        self.secret = secret
 
     def __call__(self, value: T) -> Tagged[T]:
         """``value`` under this tag, for ``tags=[...]``.
@@ -37,10 +41,14 @@ class Tag(Generic[T]):
     def check(self, value: T) -> T:
         """``value`` itself, if it fits."""
         if value is not None and self.type is not object and not isinstance(value, self.type):
-            raise InputError(f"tag {self.label!r} takes {self.type.__name__}, got {value!r}")
+            raise InputError(f"tag {self.label!r} takes {self.type.__name__}, got {self.shown(value)}")
         if self.validator is not None and self.validator(value) is False:
-            raise InputError(f"tag {self.label!r} refuses {value!r}")
+            raise InputError(f"tag {self.label!r} refuses {self.shown(value)}")
         return value
+
+    def shown(self, value: object) -> str:
+        """``value`` for a message; that of a secret is not."""
+        return secrets.MASK if self.secret else repr(value)
 
     def __repr__(self) -> str:
         return f"tag({self.label!r})"
@@ -56,10 +64,17 @@ class Tagged(Generic[T]):
         self.value = value
 
     def __repr__(self) -> str:
-        return f"{self.tag!r}({self.value!r})"
+        return f"{self.tag!r}({self.tag.shown(self.value)})"
 
 
-def tag(type: type[T], *, label: str, default: T = _MISSING, validator: Callable[[T], bool] | None = None) -> Tag[T]:
+def tag(
+    type: type[T],
+    *,
+    label: str,
+    default: T = _MISSING,
+    validator: Callable[[T], bool] | None = None,
+    secret: bool = False,
+) -> Tag[T]:
     """Make a tag.
 
     Args:
@@ -67,13 +82,17 @@ def tag(type: type[T], *, label: str, default: T = _MISSING, validator: Callable
         label: its name in errors and pictures.
         default: what ``get`` answers where nobody has set it; without one ``get`` raises.
         validator: called with each value; returns False or raises to refuse it.
+        secret: its values are not shown: logs, recorded errors and what the command prints have ``***`` in the place
+            of their text, as long as the run lives, or the scope for one of the scope's tags.
 
     Returns:
         The tag. ``my_tag(value)`` makes a tagged value.
     """
-    made = Tag(type, label, default, validator)
+    made = Tag(type, label, default, validator, secret=secret)
     if default is not _MISSING:
         made.check(default)
+        if secret:
+            secrets.hold(made, default)
     return made
 
 
@@ -90,13 +109,15 @@ class DerivedTag(Tag[T]):
         raise InputError(f"tag {self.label!r} is derived from the execution and cannot be set")
 
 
-def table(tags: Iterable[Tagged[Any]]) -> dict[Tag[Any], Any] | None:
-    """Tagged values as a dictionary; None for none."""
+def table(tags: Iterable[Tagged[Any]], owner: object) -> dict[Tag[Any], Any] | None:
+    """Tagged values as a dictionary; None for none. Those of them that are secrets are ``owner``'s."""
     values: dict[Tag[Any], Any] = {}
     for tagged in tags:
         if not isinstance(tagged, Tagged):
             raise InputError(f"tags must be tagged values such as my_tag(value), got {tagged!r}")
         values[tagged.tag] = tagged.value
+        if tagged.tag.secret:
+            secrets.hold(owner, tagged.value)
     return values or None
 
 
@@ -127,6 +148,8 @@ class TagStore:
     def set(self, tag: Tag[T], value: T) -> None:
         """Set ``tag`` here and for everything below; parents and siblings do not see it."""
         tag.check(value)
+        if tag.secret:
+            secrets.hold(self._context.root, value)
         values = self._context._tags
         if values is None:
             # `setdefault` on the instance: two threads that come first together agree on one dictionary

@@ -18,7 +18,8 @@ import attrs
 
 from workflow_runner._core import codec
 from workflow_runner._core.codec import Typed
-from workflow_runner._workflow.mapping import FrozenDict, StepOutputs, freeze, freeze_value
+from workflow_runner._core.traceparent import current_trace_id
+from workflow_runner._workflow.mapping import FrozenDict, SecretDict, StepOutputs, freeze, freeze_value
 from workflow_runner.errors import InputError, SerializationError
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ _EMPTY: Final[FrozenDict[str, Any]] = FrozenDict()
 def _new_id() -> str:
     """32 hexadecimal digits: what a W3C trace id is, and ``uuid.UUID.hex``."""
     return os.urandom(16).hex()
+
+
+def new_trace_id() -> str:
+    """The id of the trace that work begun here belongs to, or else of a new one."""
+    return current_trace_id() or _new_id()
 
 
 def _now() -> datetime:
@@ -509,7 +515,8 @@ class WorkflowContext(_Record):
         trace_id: the W3C trace that the run belongs to, 32 hexadecimal digits.
         batch_id: what several runs have in common, if anything.
         started_at: when it began, with a time zone; kept in UTC.
-        params: what the steps are asked to do, and what they told each other since.
+        params: what the steps are asked to do, and what they told each other since. Those that the workflow's
+            ``params`` class marks as a ``Secret`` are left out of ``repr`` and of JSON, where ``REDACTED`` stands.
         step_outputs: the outputs of the steps so far, by name and in order.
         metadata: what is known about the run and means nothing to the steps.
         checkpoint: where an interrupted run goes on.
@@ -574,7 +581,8 @@ class WorkflowContext(_Record):
         Args:
             params: what the steps are asked to do.
             batch_id: what several runs have in common, if anything.
-            trace_id: the trace to join; default: a new one.
+            trace_id: the trace to join; default: the current one if there is one (see `traceparent.joined`), and a new
+                one for a run of a batch, which is a trace of its own.
             partition: which part of the data, as a ``PartitionKey`` or a mapping.
             as_of_date: which business date, as a date or an ISO text.
             metadata: what is known about the run and means nothing to the steps.
@@ -595,9 +603,11 @@ class WorkflowContext(_Record):
         Any thread.
         """
         partition, as_of_date = _to_partition(partition), _to_date(as_of_date)
+        if trace_id is None:
+            trace_id = new_trace_id() if batch_id is None else _new_id()
         return cls(
             run_id=_new_id() if run_id is None else run_id,
-            trace_id=_new_id() if trace_id is None else trace_id,
+            trace_id=trace_id,
             batch_id=batch_id,
             started_at=_now() if started_at is None else started_at,
             params=params,
@@ -711,7 +721,7 @@ class WorkflowContext(_Record):
 def _merge(old: Any, updates: Mapping[str, Any], what: str) -> FrozenDict[str, Any]:
     if type(updates) is not dict and not isinstance(updates, Mapping):
         raise InputError(f"{what}: expected a mapping, got {codec.short_repr(updates)}")
-    merged: FrozenDict[str, Any] = FrozenDict(old)
+    merged: FrozenDict[str, Any] = FrozenDict(old) if type(old) is not SecretDict else SecretDict(old, old.secret)
     dict.update(merged, freeze(updates))
     return merged
 

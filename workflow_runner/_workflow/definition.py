@@ -11,15 +11,16 @@ from typing import Any
 
 import attrs
 
-from workflow_runner._core import codec
+from workflow_runner._core import codec, secrets
 from workflow_runner._core.clock import seconds as check_seconds
 from workflow_runner._core.flow import Flow, check_name
 from workflow_runner._core.flow_context import FlowContext
 from workflow_runner._core.retry import Retry
 from workflow_runner._core.tags import Tagged
-from workflow_runner._workflow import mermaid, runner
+from workflow_runner._workflow import dot, mermaid, runner
 from workflow_runner._workflow.context import WorkflowContext
 from workflow_runner._workflow.graph import Graph, Inner
+from workflow_runner._workflow.mapping import SecretDict, freeze
 from workflow_runner._workflow.result import WorkflowResult
 from workflow_runner.errors import DefinitionError, InputError
 
@@ -251,7 +252,8 @@ class Workflow(Flow[Any, WorkflowResult]):
         name: the workflow's name.
         steps: in the order in which they run, or are merged.
         version: recorded with each run.
-        params: an attrs class that the params must fit; missing ones take its defaults.
+        params: an attrs class that the params must fit; missing ones take its defaults. Fields that are annotated as a
+            ``Secret`` are not shown, and not recorded in a store.
         timeout: seconds of running time for the whole run.
         retry: how a failed run is repeated.
         tags: tagged values set on each execution.
@@ -275,7 +277,7 @@ class Workflow(Flow[Any, WorkflowResult]):
         tags: Iterable[Tagged[Any]] = (),
     ) -> None:
         self.steps = tuple(steps)
-        self.params_type = params
+        self.params_type: Any = params
         problems = list(_problems(name, self.steps))
         problems += _bad_seconds(timeout, "timeout")
         if params is not None and not attrs.has(params):
@@ -294,6 +296,7 @@ class Workflow(Flow[Any, WorkflowResult]):
         )
         self.module = sys._getframe(1).f_globals.get("__name__")
         self._graph = Graph(self.steps, name)
+        self._takes_secrets = bool(secrets.secret_names(params))
 
     @property
     def step_names(self) -> tuple[str, ...]:
@@ -317,8 +320,20 @@ class Workflow(Flow[Any, WorkflowResult]):
         if self.params_type is None:
             return context
         params = codec.structure(dict(context.params), self.params_type, what=f"workflow {self.name!r}: params")
-        fields = {field.name: getattr(params, field.name) for field in attrs.fields(self.params_type)}
-        return attrs.evolve(context, params=fields)
+        fields: Mapping[str, Any] = {
+            field.name: getattr(params, field.name) for field in attrs.fields(self.params_type)
+        }
+        secret = self.secret_params | getattr(context.params, "secret", frozenset())
+        if secret:
+            fields = SecretDict(freeze(fields), secret)
+        context = attrs.evolve(context, params=fields)
+        if self._takes_secrets:
+            self._shield(context)
+        return context
+
+    @property
+    def secret_params(self) -> frozenset[str]:
+        return frozenset() if self.params_type is None else secrets.secret_fields(self.params_type)
 
     def trace_id(self, input: WorkflowContext) -> str | None:
         return input.trace_id
@@ -326,6 +341,10 @@ class Workflow(Flow[Any, WorkflowResult]):
     def to_mermaid(self) -> str:
         """The workflow's shape as a Mermaid flowchart (mermaid.js.org)."""
         return mermaid.flowchart(self)
+
+    def to_dot(self) -> str:
+        """The workflow's shape in DOT, the language of Graphviz (graphviz.org)."""
+        return dot.digraph(self)
 
     def nested(self, ctx: FlowContext, context: WorkflowContext) -> Inner:
         """Run as the body of a step, in the step's execution."""

@@ -49,11 +49,13 @@ class DurableExecution(FlowExecution[Out]):
         self._in_time = False
         # the scope's
         self._ending = ending
+        if fence > 1:
+            self._begins = "run.resumed"
 
     def _body(self) -> Any:
         try:
             value = super()._body()
-            text = result_text(self.flow, value)
+            text = self.ctx.__dict__["_journal"].veil.hide(result_text(self.flow, value))
             if self._ends_in_time():
                 self._store.finish(self.ctx.id, self._fence, "completed", text, None)
         except BaseException as error:
@@ -120,6 +122,9 @@ class DurableExecution(FlowExecution[Out]):
 
 class FollowedExecution(FlowExecution[Out]):
     """The handle of a run that another process executes: waits for its end and answers with its result."""
+
+    _begins = "run.followed"
+    _ends = "run.answered"
 
     def __init__(self, ctx: FlowContext, flow: Flow[Any, Out], input: Any, store: Store) -> None:
         super().__init__(ctx, flow, input, None)

@@ -7,18 +7,29 @@ recorded in batches as they finish, and the fan-out waits for its last batch.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
 from workflow_runner._workflow.context import WorkflowContext
-from workflow_runner._workflow.result import WorkflowResult
-from workflow_runner.errors import ContextError, JournalConflict, JournalMismatch, SerializationError
+from workflow_runner._workflow.result import WorkflowResult, describe
+from workflow_runner._workflow.veil import NO_VEIL
+from workflow_runner.errors import (
+    ContextError,
+    JournalConflict,
+    JournalMismatch,
+    OwnershipLost,
+    SerializationError,
+    StoreError,
+)
 from workflow_runner.store.base import MAX_TEXT, StepRow, Store, Transaction
 
 if TYPE_CHECKING:
@@ -54,7 +65,21 @@ def stored(value: Any, where: str) -> str:
     """
     if type(value) is WorkflowResult:  # holds errors, which come back as what is recorded of them
         return check_size(codec.write_json({"$": _RESULT, "v": value.to_dict()}), where)
-    return check_size(codec.dumps(value, where=where), where)
+    return check_size(without_secrets(codec.dumps(value, where=where), where), where)
+
+
+def without_secrets(text: str, where: str) -> str:
+    """``text`` itself, if no secret is missing in it: a run that is gone on with would get nothing in its place.
+
+    Raises:
+        SerializationError: one is.
+    """
+    if codec.has_secret(text):
+        raise SerializationError(
+            f"{where}: it has a field that is a Secret, and secrets are not stored, so it would come back without;"
+            " give back what is no secret, or get the secret where it is used"
+        )
+    return text
 
 
 def restored(text: str | None) -> Any:
@@ -71,7 +96,7 @@ def identity_of(input: Any) -> Any:
         return input.args, input.kwargs
     if isinstance(input, WorkflowContext):
         partition = None if input.partition is None else input.partition.to_dict()
-        return dict(input.params), partition, input.as_of_date
+        return input.params, partition, input.as_of_date  # secrets of the params, too, are not in a digest
     return input
 
 
@@ -119,6 +144,7 @@ class StoreJournal:
         self._batch: list[StepRow] = []
         self._timer = False
         self._failure: BaseException | None = None
+        self.veil = NO_VEIL
         # [{"seq", "params"}]: params given at resume, and up to which row they win
         self.overrides: list[dict[str, Any]] = []
         # the paths of steps that must not run twice and have begun before
@@ -166,6 +192,11 @@ class StoreJournal:
             self.leave(path)
         return value if before is None else restored(before.output)
 
+    def veil_also(self, secrets: Mapping[str, Any]) -> None:
+        """From now on these are secrets of the run, too."""
+        with self._lock:
+            self.veil = self.veil.also(secrets)
+
     def overridden(self, row: StepRow) -> set[str]:
         """The params that ``row`` no longer decides."""
         return {name for override in self.overrides if override["seq"] >= row.seq for name in override["params"]}
@@ -188,7 +219,9 @@ class StoreJournal:
             raise JournalMismatch(
                 f"run {self._run_id}: {path!r} ({flow}) was recorded with another input than it gets now"
             )
-        return row
+        if self.veil is NO_VEIL or row.output is None:
+            return row
+        return attrs.evolve(row, output=self.veil.show(row.output))
 
     def reload(self) -> None:
         """Something is attempted again: from now on what the attempts before have recorded answers, too."""
@@ -198,7 +231,9 @@ class StoreJournal:
     def fingerprint(self, input: Any) -> str | None:
         """What identifies an input; None for one that cannot be written, which is then not compared."""
         try:
-            return codec.digest(identity_of(input), where="input")
+            if self.veil is NO_VEIL:
+                return codec.digest(identity_of(input), where="input")
+            return codec.digest(self.veil.hidden(codec.encode(identity_of(input), where="input")))
         except SerializationError:
             return None
 
@@ -259,7 +294,7 @@ class StoreJournal:
             attempt=attempt,
             status=status,
             input_hash=input_hash,
-            output=output,
+            output=self.veil.hide(output),
             started_at=started,
             finished_at=self._clock(),
         )
@@ -390,3 +425,14 @@ class StoreJournal:
     def started(self, path: str, attempt: int, started: float) -> None:
         """Note durably that ``path`` has begun, for a step that must not run twice."""
         self._store.attempt(self._run_id, self._fence, path, attempt, started, None)
+
+    def failed(self, path: str, attempt: int, started: float, error: BaseException) -> None:
+        """Note that an attempt of ``path`` has failed. Never raises: the next record does, if the store is lost."""
+        self.rollback(path)
+        try:
+            self._check_free(path)
+            self._store.attempt(self._run_id, self._fence, path, attempt, started, json.dumps(describe(error)))
+        except (ContextError, OwnershipLost):  # a transaction around it is open, or the run goes on elsewhere
+            pass
+        except StoreError as failure:
+            log.error("attempt.not_recorded", failure, run_id=self._run_id, path=path)

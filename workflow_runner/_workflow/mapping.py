@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
 from workflow_runner._core import codec
+from workflow_runner._core.secrets import REDACTED
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,6 +54,32 @@ class FrozenDict(dict[K, V]):
         return FrozenDict, (dict(self),)
 
 
+class SecretDict(FrozenDict[K, V]):
+    """A frozen dict that knows which of its items are secrets: they are not shown in its repr, and not stored.
+
+    Args:
+        items: all of them.
+        secret: the keys of the secrets.
+    """
+
+    __slots__ = ("secret",)
+
+    secret: frozenset[K]
+
+    def __init__(self, items: Mapping[K, V], secret: frozenset[K]) -> None:
+        super().__init__(items)
+        self.secret = secret
+
+    def __repr__(self) -> str:
+        return repr({key: REDACTED if key in self.secret else item for key, item in self.items()})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SecretDict[K, V]:
+        return SecretDict(copy.deepcopy(dict(self), memo), self.secret)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SecretDict, (dict(self), self.secret)
+
+
 def freeze(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
     """Make a read-only copy that shares nothing changeable with the original.
 
@@ -69,7 +96,7 @@ def freeze(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
 
     Any thread.
     """
-    if type(mapping) is FrozenDict:
+    if type(mapping) is FrozenDict or type(mapping) is SecretDict:
         return mapping
     frozen = FrozenDict(mapping)
     if _ATOMIC.issuperset(map(type, frozen.values())):
@@ -190,4 +217,5 @@ class StepOutputs(Mapping[str, V]):
 
 
 codec.register_mapping(FrozenDict)
+codec.register_mapping(SecretDict)
 codec.register_mapping(StepOutputs)

@@ -11,8 +11,9 @@ import attrs
 
 from workflow_runner._core import codec
 from workflow_runner._core.context import moment
+from workflow_runner._core.secrets import mask
 from workflow_runner._workflow.context import ErrorCategory, QualityMetrics, WorkflowContext
-from workflow_runner.errors import RecordedFailure
+from workflow_runner.errors import RecordedFailure, StepFailed, WorkflowFailed
 
 
 class StepStatus(StrEnum):
@@ -236,17 +237,25 @@ _CAUSES = 20
 
 
 def describe(error: BaseException | None, causes: int = _CAUSES) -> Mapping[str, Any] | None:
-    """An exception as data: its class and message, and the same of its causes. Never fails."""
+    """An exception as data: its class and message, the step it names, and the same of its causes. Never fails.
+
+    Secrets are masked.
+    """
     if error is None or causes < 0:  # somebody's error may be its own cause
         return None
     try:
         message = str(error)
     except Exception:
         message = codec.short_repr(error)
+    step = error.step if isinstance(error, StepFailed) else None
+    if isinstance(error, WorkflowFailed):
+        step = error.result.error_step
     return {
         "type": type(error).__qualname__,
-        "message": message,
-        "notes": [str(note) for note in getattr(error, "__notes__", ())],
+        "module": type(error).__module__,
+        "message": mask(message),
+        **({} if step is None else {"step": step}),
+        "notes": [mask(str(note)) for note in getattr(error, "__notes__", ())],
         "cause": describe(error.__cause__, causes - 1),
     }
 

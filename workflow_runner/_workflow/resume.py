@@ -13,6 +13,7 @@ from typing import Any
 from workflow_runner._core import codec
 from workflow_runner._core.flow import Arguments, Flow, FunctionFlow
 from workflow_runner._core.offload import find, import_path
+from workflow_runner._core.traceparent import current_trace_id
 from workflow_runner._workflow.context import CheckpointState, WorkflowContext
 from workflow_runner._workflow.definition import Step, Workflow
 from workflow_runner._workflow.journal import check_size, identity_of, restored, stored
@@ -38,7 +39,8 @@ def new_run(
     if isinstance(flow, Workflow):
         text = check_size(input.to_json(), where)
     else:
-        text = stored((input.args, input.kwargs) if isinstance(input, Arguments) else input, where)
+        value = (input.args, input.kwargs) if isinstance(input, Arguments) else input
+        text = check_size(codec.dumps(value, where=where), where)
     return NewRun(
         run_id=run_id,
         flow=flow.name,
@@ -51,7 +53,7 @@ def new_run(
         batch_id=batch_id,
         partition=None if partition is None else str(partition),
         as_of=None if as_of is None else as_of.isoformat(),
-        trace_id=flow.trace_id(input),
+        trace_id=flow.trace_id(input) or current_trace_id(),
         tags=json.dumps({name: str(value) for name, value in tags.items()}, ensure_ascii=False) if tags else None,
     )
 

@@ -7,17 +7,19 @@ order, so that every order of finishing gives the same context.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workflow_runner._core import codec
+from workflow_runner._core import codec, log
 from workflow_runner._core.context import moment
 from workflow_runner._core.fanout import FanOut
+from workflow_runner._core.secrets import REDACTED, hold, shielded
 from workflow_runner._workflow.context import ErrorCategory, QualityMetrics, StepResult, WorkflowContext
 from workflow_runner._workflow.dag import Addition, Dag, add
 from workflow_runner._workflow.graph import Graph, Inner, Node
-from workflow_runner._workflow.journal import StoreJournal, stored
+from workflow_runner._workflow.journal import StoreJournal, check_size, stored
 from workflow_runner._workflow.result import (
     NO_RECORDS,
     StepRecord,
@@ -42,10 +44,19 @@ if TYPE_CHECKING:
     from workflow_runner.store.base import StepRow
 
 
+NO_SECRETS: frozenset[str] = frozenset()
+
+
 class Run:
     """What is noted while one workflow runs. Steps that run side by side write under different keys."""
 
-    def __init__(self, ctx: FlowContext) -> None:
+    def __init__(self, ctx: FlowContext, names: tuple[str, ...]) -> None:
+        ctx._steps = self
+        self.names = names
+        # the step that was begun last
+        self.latest: str | None = None
+        # whether anybody wants to read of its steps
+        self.told = log.LOGGER.isEnabledFor(logging.INFO)
         recorder = ctx._recorder
         self.journal = recorder if isinstance(recorder, StoreJournal) else None
         self.records: dict[str, StepRecord] = {}
@@ -74,7 +85,7 @@ def execute(ctx: FlowContext, graph: Graph, name: str, context: WorkflowContext)
     began, started_at = clock.monotonic(), moment(ctx._scope._time())
     assert started_at is not None
     context = context._evolved({"run_id": ctx.run_id})
-    run = Run(ctx)
+    run = Run(ctx, graph.names)
 
     def result(status: WorkflowStatus, context: WorkflowContext, error: Exception | None = None) -> WorkflowResult:
         return WorkflowResult(
@@ -169,6 +180,9 @@ def _run_node(
         row = journal.find(path, node.name, None)
         if row is not None and node.flow is not None:
             return _answered(run, node, row)
+    run.latest = node.name
+    if run.told:
+        _tell(ctx, node, "started")
     monotonic = scope._clock.monotonic
     started, began = scope._time(), monotonic()
     attempts = 1
@@ -194,15 +208,22 @@ def _run_node(
             value = ctx._run_child(
                 flow, context, segment=node.name, fanout=fanout, index=index, kind="step", on_attempt=count
             )
+        if type(value) is StepResult and value.context_updates:
+            _shield_updates(run, ctx, context, value)
         if run.journal is not None and type(value) is StepResult:
-            text = step_text(node.name, value)  # of one that is not recorded, too: it is a part of the run's result
+            # of one that is not recorded, too: it is a part of the run's result
+            text = step_text(node.name, value, getattr(context.params, "secret", NO_SECRETS))
             if journal is not None:
                 status = "completed" if value.skipped is None else "skipped"
                 before = journal.record(path, "step", node.name, text, started, attempt=attempts, status=status)
                 if before is not None:
                     return _answered(run, node, before)
     except BaseException as error:
-        _failed(run, node, context, error, attempts=attempts, started=started, duration=monotonic() - began)
+        duration = monotonic() - began
+        if run.told:
+            ending = "failed" if isinstance(error, Exception) else "cancelled"
+            _tell(ctx, node, ending, seconds=round(duration, 6), error=repr(error))
+        _failed(run, node, context, error, attempts=attempts, started=started, duration=duration)
         return None
     finally:
         if journal is not None:
@@ -213,10 +234,27 @@ def _run_node(
         outputs, steps = value.outputs, value.steps
         run.partial |= value.partial
         value = value.result
-    run.records[node.name] = _record(node.name, value, attempts, started, monotonic() - began, steps)
+    duration = monotonic() - began
+    run.records[node.name] = _record(node.name, value, attempts, started, duration, steps)
+    if run.told:
+        _tell(ctx, node, "completed" if value.skipped is None else "skipped", seconds=round(duration, 6))
     if value.skipped is not None:
         return (), value.context_updates
     return ((node.name, value.output), *outputs), value.context_updates
+
+
+def _shield_updates(run: Run, ctx: FlowContext, context: WorkflowContext, result: StepResult) -> None:
+    """A step has got new values for params that are secrets."""
+    secret = getattr(context.params, "secret", NO_SECRETS)
+    new = {name: value for name, value in result.context_updates.items() if name in secret}
+    if new:
+        hold(ctx.root, *new.values())
+        if run.journal is not None:
+            run.journal.veil_also(new)
+
+
+def _tell(ctx: FlowContext, node: Node, what: str, **fields: Any) -> None:
+    log.info(f"step.{what}", step=node.name, path=f"{ctx._path}/{node.name}".lstrip("/"), **fields)
 
 
 def _record(
@@ -257,30 +295,55 @@ def _begin_once(journal: StoreJournal, path: str, node: Node, started: float) ->
     journal.started(path, 1, started)
 
 
-def step_text(name: str, result: StepResult) -> str:
+def step_text(name: str, result: StepResult, secret: frozenset[str] = NO_SECRETS) -> str:
     """A step's result as typed JSON text, without what it does not have.
+
+    Args:
+        name: the step's name.
+        result: what it has returned.
+        secret: the params whose new values are not stored.
 
     Raises:
         SerializationError: names the step and the path to the value.
     """
+    where = f"step {name!r}"
+    updates = result.context_updates
+    if not secret.isdisjoint(updates):
+        updates = {key: shielded(value) if key in secret else value for key, value in updates.items()}
     data = {
         "output": result.output,
-        "updates": dict(result.context_updates) or None,
+        "updates": dict(updates) or None,
         "quality": None if result.quality is None else result.quality.to_dict(),
         "events": list(result.events) or None,
         "skipped": result.skipped,
     }
-    return stored({key: value for key, value in data.items() if value is not None}, f"step {name!r}")
+    data = {key: value for key, value in data.items() if value is not None}
+    if updates is result.context_updates:
+        return stored(data, where)
+    others = {key: value for key, value in updates.items() if key not in secret}
+    stored({**data, "updates": others}, where)  # refuses any other secret
+    return check_size(codec.dumps(data, where=where), where)
+
+
+def step_secrets(row: StepRow) -> list[str]:
+    """The params that a recorded step has updated and that are secrets."""
+    if row.kind != "step" or not codec.has_secret(row.output):
+        return []
+    updates = codec.loads(row.output or "{}").get("updates") or {}
+    return [name for name, value in updates.items() if value is REDACTED]
 
 
 def step_result(text: str) -> StepResult:
     """The result that `step_text` has written."""
     data = codec.loads(text)
+    updates = data.get("updates")
+    if updates and codec.has_secret(text):  # those that are secrets are as whoever resumed the run supplied them
+        updates = {name: value for name, value in updates.items() if value is not REDACTED}
     if "skipped" in data:
         return StepResult.skip(data["skipped"])
     return StepResult.ok(
         data.get("output"),
-        context_updates=data.get("updates"),
+        context_updates=updates,
         quality=QualityMetrics.from_dict(data["quality"]) if "quality" in data else None,
         events=data.get("events", ()),
     )

@@ -26,10 +26,11 @@ from workflow_runner._core.flow import Flow
 from workflow_runner._core.journal import Journal, MemoryJournal
 from workflow_runner._core.status import COMPLETED, PENDING, RUNNING
 from workflow_runner._core.tags import Tagged
-from workflow_runner._workflow.context import WorkflowContext
+from workflow_runner._workflow.context import WorkflowContext, new_trace_id
 from workflow_runner._workflow.durable import POLL, DurableExecution, FollowedExecution
 from workflow_runner._workflow.journal import StoreJournal
 from workflow_runner._workflow.lookup import find_flow
+from workflow_runner._workflow.mapping import SecretDict
 from workflow_runner._workflow.resume import (
     check_override,
     check_shape,
@@ -38,8 +39,17 @@ from workflow_runner._workflow.resume import (
     new_run,
     outcome,
     paths_from,
-    recorded_input,
 )
+from workflow_runner._workflow.supply import (
+    by_name,
+    from_environment,
+    left_input,
+    parted,
+    root_of,
+    same_place,
+    supplied,
+)
+from workflow_runner._workflow.veil import Veil
 from workflow_runner.errors import (
     IdempotencyConflict,
     RunOwned,
@@ -151,13 +161,17 @@ class Scope(core.Scope):
         """``execution`` as the one that executes ``record``."""
         assert self.store is not None
         ctx = execution.ctx
-        ctx._id = record.run_id
+        ctx._id, ctx._trace_id = record.run_id, record.trace_id
+        if record.fence > 1:
+            ctx._follows = record.run_id, record.trace_id or record.run_id
         durable: DurableExecution[Any] = DurableExecution(
             ctx, execution.flow, execution.input, execution._timeout, self.store, record.fence, self._ending
         )
-        ctx.__dict__["_journal"] = StoreJournal(
+        ctx.__dict__["_journal"] = journal = StoreJournal(
             self.store, record.run_id, record.fence, rows, self._time, self._call_later, lambda: ctx._attempt
         )
+        if execution.flow._takes_secrets:
+            journal.veil = Veil.over(root_of(execution.input))
         return durable
 
     def _attached(self, execution: FlowExecution[Any], record: RunRecord) -> FlowExecution[Any]:
@@ -170,16 +184,19 @@ class Scope(core.Scope):
             if record.status == "completed":
                 return self._ended(execution, record)
             check_shape(execution.flow, record)
+            input = execution.input
+            if isinstance(input, WorkflowContext):  # the run's own capture_id and metadata, as in `resume`
+                input, secret = left_input(execution.flow, record, self.store.steps)
+                if secret:
+                    sources = same_place(execution.input), from_environment
+                    input = supplied(execution.flow, record.run_id, input, *sources)
             try:
                 claimed = self.store.claim(record.run_id, record)
             except RunOwned:  # somebody else was quicker, and may have ended it
                 record = self.store.run(record.run_id)
                 continue
             try:
-                if isinstance(
-                    execution.input, WorkflowContext
-                ):  # the run's own capture_id and metadata, as in `resume`
-                    execution.input = WorkflowContext.from_json(record.input)
+                execution.input = input
                 return self._resumed(execution, claimed, None, False)
             except BaseException:
                 self.store.release(record.run_id, claimed.fence)
@@ -248,7 +265,9 @@ class Scope(core.Scope):
 
         Args:
             run_id: the run.
-            params_override: params that win over everything recorded, from now on; recorded with the run.
+            params_override: params that win over everything recorded, from now on; recorded with the run. And secrets,
+                which are not recorded, of flows that are no workflows too; one that is not given is taken from the
+                environment: ``WORKFLOW_RUNNER_PARAM_PASSWORD`` for ``password``.
             flow: the flow, if it cannot be imported from where the run says.
             start_from: the name of a step: it and all recorded after it are made again.
             allow_changed: go on although the workflow's steps have changed.
@@ -258,6 +277,7 @@ class Scope(core.Scope):
         Raises:
             RunNotFound: there is no such run.
             RunOwned: a living process executes it; names it.
+            InputError: a param does not fit, or a secret is missing; nothing was run.
             JournalMismatch: what was recorded does not fit the code; nothing was run.
             StoreError: the scope has no store, or the flow cannot be found.
         """
@@ -266,11 +286,14 @@ class Scope(core.Scope):
         record = store.run(run_id)
         if flow is None:
             flow = find_flow(record.target, record.flow, run_id)
-        input = recorded_input(flow, record)
-        execution = super()._new(flow, input, timeout, (), None, None, run_id, None, None)
+        input, secret = left_input(flow, record, store.steps)
+        secrets, params_override = parted(params_override, secret)
         anew = start_from is not None or bool(params_override)
         if record.status == "completed" and not anew:
-            return self._ended(execution, record)
+            return self._ended(self._handle(flow, input), record)
+        if secret:
+            input = supplied(flow, run_id, input, by_name(secrets), from_environment)
+        execution = super()._new(flow, input, timeout, (), None, None, run_id, None, None)
         # every check comes before the claim, which ends what the run was
         if not allow_changed:
             check_shape(flow, record)
@@ -304,18 +327,29 @@ class Scope(core.Scope):
         return resumed
 
     def retry(
-        self, run_id: str, *, from_step: str | None = None, flow: Flow[Any, Any] | None = None
+        self,
+        run_id: str,
+        *,
+        from_step: str | None = None,
+        reuse: bool = True,
+        params_override: Mapping[str, Any] | None = None,
+        flow: Flow[Any, Any] | None = None,
+        timeout: float | dt.timedelta | None = None,
     ) -> FlowExecution[Any]:
         """Start a new run with the input of an ended one; it reuses that one's successes.
 
         Args:
             run_id: the old run, which stays as it is; the new one names it as its parent.
             from_step: the name of a step: it and all recorded after it are not reused.
+            reuse: False: nothing is reused, everything runs again.
+            params_override: as for `resume`.
             flow: as for `resume`.
+            timeout: as for `exec`.
 
         Raises:
             RunNotFound: there is no such run.
             RunOwned: it is still being executed.
+            InputError: as for `resume`.
             JournalMismatch: what was recorded does not fit the code; nothing was run.
         """
         store = self._store_for("retry")
@@ -325,9 +359,18 @@ class Scope(core.Scope):
             raise RunOwned(f"run {run_id} is still being executed by {old.owner}")
         if flow is None:
             flow = find_flow(old.target, old.flow, run_id)
-        check_shape(flow, old)
-        execution = super()._new(flow, recorded_input(flow, old), None, (), None, None, None, None, None)
-        rows = [row for row in store.steps(run_id) if row.status != "failed"]
+        if reuse:
+            check_shape(flow, old)
+        input, secret = left_input(flow, old, store.steps if reuse else lambda _: ())
+        secrets, params_override = parted(params_override, secret)
+        if secret:
+            input = supplied(flow, run_id, input, by_name(secrets), from_environment)
+        if isinstance(input, WorkflowContext):
+            input = input._evolved({"trace_id": new_trace_id()})
+        execution = super()._new(flow, input, timeout, (), None, None, None, None, None)
+        if params_override:
+            check_override(flow, input, params_override)
+        rows = [row for row in store.steps(run_id) if reuse and row.status != "failed"]
         if from_step is not None:
             dropped = set(paths_from(flow, from_step, rows))
             rows = [row for row in rows if row.path not in dropped]
@@ -337,8 +380,12 @@ class Scope(core.Scope):
             if rows:
                 store.record(record.run_id, record.fence, rows)
             if old.overrides is not None:
-                store.override(record.run_id, record.fence, old.overrides)
-            durable = self._resumed(execution, store.run(record.run_id), None, False)
+                # they win over what is reused, and not over what is made anew
+                last = max((row.seq for row in rows), default=0)
+                given = [{**each, "seq": min(each["seq"], last)} for each in codec.loads(old.overrides)]
+                store.override(record.run_id, record.fence, codec.dumps(given, where="params_override"))
+            durable = self._resumed(execution, store.run(record.run_id), params_override, False)
+            durable.ctx._follows = old.run_id, old.trace_id or old.run_id
         except BaseException as error:
             with suppress(StoreError):
                 store.finish(record.run_id, record.fence, "cancelled", None, error_text(error))
@@ -360,12 +407,15 @@ class Scope(core.Scope):
         # Each override wins over what had been recorded when it was given, and not over what came later.
         overrides = codec.loads(record.overrides) if record.overrides else []
         if params_override:
-            overrides.append({"seq": max((row.seq for row in rows), default=0), "params": dict(params_override)})
+            params = SecretDict(params_override, execution.flow.secret_params)
+            overrides.append({"seq": max((row.seq for row in rows), default=0), "params": params})
             self.store.override(record.run_id, record.fence, codec.dumps(overrides, where="params_override"))
         if isinstance(execution.input, WorkflowContext):
             context = attrs.evolve(execution.input, checkpoint=checkpoint(record.run_id, rows))
             for override in overrides:
                 context = context.with_updates(override["params"])
+            if codec.has_secret(record.overrides):
+                context = supplied(execution.flow, record.run_id, context, same_place(execution.input))
             execution.input = execution.flow.prepare(context)
         durable = self._durable_execution(execution, record, rows)
         durable.ctx.__dict__["_journal"].overrides = overrides

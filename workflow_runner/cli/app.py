@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Sequence
 
 from workflow_runner import __version__
-from workflow_runner.cli import NAME
-from workflow_runner.cli.exits import Exit
+
+TYPE_CHECKING = False  # the version and a skipped run cost little more than the interpreter's start
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,12 +21,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. After an interrupted run it does not return: the process dies of the signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words == ["--version"]:  # the one question that needs nothing else
+    if words == ["--version"]:
         print(__version__)
-        return Exit.DONE
+        return 0
+    from workflow_runner.cli import early
+
+    try:
+        door = early.enter(words)
+    except KeyboardInterrupt:
+        import signal
+
+        from workflow_runner.cli.signals import die_of
+
+        return die_of(signal.SIGINT)
+    if isinstance(door, int):
+        return door
+    early.held = door
+    try:
+        return _dispatch(words)
+    finally:
+        lock, early.held = early.held, None  # `run` may have taken it
+        if lock is not None:
+            lock.release()
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    import gc
+    import importlib.util
+
+    from workflow_runner.cli import NAME
+    from workflow_runner.cli.exits import Exit
+
     if any(importlib.util.find_spec(needed) is None for needed in ("cyclopts", "rich")):
         print(f"{NAME} needs more packages: pip install 'workflow-runner[cli]'", file=sys.stderr)
         return Exit.CONFIGURATION
-    from workflow_runner.cli.dispatch import dispatch
+    # Nothing of what is made while modules are imported is garbage, and looking for some takes a tenth of the time.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000)
+    try:
+        from workflow_runner.cli.dispatch import dispatch
 
-    return dispatch(words)
+        return dispatch(words)
+    finally:
+        gc.set_threshold(*thresholds)

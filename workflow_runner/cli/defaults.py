@@ -1,16 +1,19 @@
 """What the options are that nobody gives: the environment, then ``[tool.workflow_runner]`` of pyproject.toml.
 
-An option ``--store`` of any command is ``WORKFLOW_RUNNER_STORE`` in the environment and ``store`` in the table.
+An option ``--store`` of any command is ``WORKFLOW_RUNNER_STORE`` in the environment and ``store`` in the table. Needs
+nothing that takes time to import: the lock of a run is looked at before anything else.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from workflow_runner.cli.exits import CommandError, Exit
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from typing import Any
+
+    from workflow_runner.cli.exits import CommandError
 
 PREFIX = "WORKFLOW_RUNNER_"
 
@@ -21,7 +24,26 @@ def defaults() -> dict[str, Any]:
     Raises:
         CommandError: pyproject.toml cannot be read.
     """
-    return {**_project(), **_environment(os.environ)}
+    return {**project()[1], **_environment(os.environ)}
+
+
+def check(known: Collection[str]) -> None:
+    """Refuse what is no option of any command. The environment may hold more: it is not ours alone.
+
+    Args:
+        known: the names of all options, with dashes.
+
+    Raises:
+        CommandError: a setting in the table is unknown; names near ones.
+    """
+    file, table = project()
+    for name in table:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
+            raise _error(f"{file}: [tool.workflow_runner] has an unknown setting {name!r}", hint)
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -29,26 +51,36 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {name.lower().replace("_", "-"): value for name, value in found.items() if value}
 
 
-def _project() -> dict[str, Any]:
-    """The table of the nearest pyproject.toml, in the working directory or above."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        file = folder / "pyproject.toml"
-        if file.is_file():
-            return _table(file)
-    return {}
+def project() -> tuple[str, dict[str, Any]]:
+    """The nearest pyproject.toml, in the working directory or above, and its table."""
+    folder = os.getcwd()
+    while True:
+        file = os.path.join(folder, "pyproject.toml")
+        if os.path.isfile(file):
+            return file, _table(file)
+        above = os.path.dirname(folder)
+        if above == folder:
+            return "", {}
+        folder = above
 
 
-def _table(file: Path) -> dict[str, Any]:
+def _table(file: str) -> dict[str, Any]:
     try:
-        text = file.read_text("utf-8")
-        if "workflow_runner" not in text:  # most have nothing for us: reading TOML costs more than all the rest
+        with open(file, "rb") as opened:
+            content = opened.read()
+        if b"workflow_runner" not in content:  # most have nothing for us: reading TOML costs more than all the rest
             return {}
         import tomllib
 
-        table = tomllib.loads(text).get("tool", {}).get("workflow_runner", {})
+        table = tomllib.loads(content.decode("utf-8")).get("tool", {}).get("workflow_runner", {})
     except (OSError, ValueError) as error:
-        raise CommandError(Exit.CONFIGURATION, f"{file} cannot be read: {error}") from error
+        raise _error(f"{file} cannot be read: {error}") from error
     if not isinstance(table, dict):
-        raise CommandError(Exit.CONFIGURATION, f"{file}: [tool.workflow_runner] is no table")
+        raise _error(f"{file}: [tool.workflow_runner] is no table")
     return {name.replace("_", "-"): value for name, value in table.items()}
+
+
+def _error(message: str, hint: str | None = None) -> CommandError:
+    from workflow_runner.cli.exits import CommandError, Exit
+
+    return CommandError(Exit.CONFIGURATION, message, hint=hint)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 
 import cyclopts
 
 from workflow_runner import __version__
-from workflow_runner.cli import NAME, document, params, render
-from workflow_runner.cli.commands import COMMANDS, FLAGS, TAKES_TARGET
-from workflow_runner.cli.defaults import defaults
+from workflow_runner._core import secrets
+from workflow_runner.cli import NAME, document, early, params
+from workflow_runner.cli.commands import COMMANDS, EXAMPLES, FLAGS, PARAMETERS_LAST, TAKES_TARGET
+from workflow_runner.cli.defaults import check, defaults, project
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.output import Reply, give, stdout_for
 from workflow_runner.cli.signals import die_of
 from workflow_runner.cli.target import EXAMPLE
+from workflow_runner.cli.words import Words
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -35,24 +38,48 @@ def dispatch(words: Sequence[str]) -> int:
     """
     words = _fence_target(words)
     options = words[: words.index("--")] if "--" in words else words
-    with stdout_for(only_us="--json" in options) as stdout:
+    as_json, debug, quiet = (_is_on(flag, options) for flag in ("json", "debug", "quiet"))
+    with secrets.kept(), stdout_for(only_us=as_json, quiet=quiet and "--help" not in words) as stdout:
         try:
-            reply: Reply | None = _app()(words)
+            reply = _obey(words)
             if reply is not None:
-                give(reply, stdout, as_json="--json" in options)
+                give(reply, stdout, as_json=as_json)
         except KeyboardInterrupt:
             return die_of(signal.SIGINT)
         except Exception as error:
-            if "--debug" in options:
-                traceback.print_exception(error.__cause__ or error)
+            if debug:
+                sys.stderr.write(secrets.mask("".join(traceback.format_exception(error.__cause__ or error))))
             reply = _refusal(error, words)
-            give(reply, stdout, as_json="--json" in options)
+            give(reply, stdout, as_json=as_json)
     if reply is None:  # a help page has been printed
         return Exit.DONE
-    return die_of(reply.signal) if reply.signal is not None else _leave(reply.code)
+    if reply.signal is not None:
+        return die_of(reply.signal)
+    if reply.abrupt:
+        _leave(reply.code)
+    return reply.code
 
 
-def _app() -> cyclopts.App:
+def _is_on(flag: str, options: Sequence[str]) -> bool:
+    """Whether a flag is given; before anything is parsed, since what goes wrong there is told accordingly."""
+    settings = {}
+    with suppress(CommandError):  # which comes again when they are read in earnest
+        settings = defaults()
+    return any(word in (f"--{flag}", f"--{flag}=true") for word in options) or early.is_true(settings.get(flag))
+
+
+def _obey(words: Sequence[str]) -> Reply | None:
+    """Call the command that the words name; None if a help page has been printed."""
+    if words[:2] == ["run", "--"] and len(words) > 2 and not defaults():  # nothing to parse, which takes its time
+        from workflow_runner.cli.commands.run import run
+
+        return run(*words[2:])
+    reply: Reply | None = _app(listing=words in ([], ["--help"]))(words)
+    return reply
+
+
+def _app(*, listing: bool) -> cyclopts.App:
+    """The command; ``listing``: the page is asked for that lists what it can do, and imports it all."""
     app = params.new_app(
         NAME,
         help="Run flows and workflows in this process, on threads.",
@@ -60,13 +87,33 @@ def _app() -> cyclopts.App:
         help_epilogue=f"Example:\n\n  {NAME} run --as-of-date 2013-02-28 \\\n    {EXAMPLE}",
         version=__version__,
         version_flags=["--version"],
-        config=cyclopts.config.Dict(
-            defaults(), use_commands_as_keys=False, allow_unknown=True, source="the environment or pyproject.toml"
-        ),
     )
+    if defaults():
+        app.config = (partial(_settings, app),)
     for name, place in COMMANDS.items():
-        app.command(f"{__package__}.commands.{place}", name=name)
+        epilogue = {"help_epilogue": f"Example:\n\n  {NAME} {EXAMPLES[name]}"} if name in EXAMPLES else {}
+        app.command(f"{__package__}.commands.{place}", name=name, **epilogue)
+        if listing:
+            _ = app[name]  # imports it
     return app
+
+
+def _settings(
+    root: cyclopts.App, app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection
+) -> None:
+    """Fill in the options that nobody gave; what cyclopts calls a config."""
+    known = _names(arguments)
+    if not known.issuperset(project()[1]):  # those of the other commands are only imported for what is none of this one
+        check(known.union(*(_names(root[name].assemble_argument_collection()) for name in COMMANDS)))
+    # by command, since cyclopts takes a setting that is called as a command for one of that command
+    settings = cyclopts.config.Dict(
+        dict.fromkeys(COMMANDS, defaults()), allow_unknown=True, source="the environment or pyproject.toml"
+    )
+    settings(app, commands, arguments)
+
+
+def _names(arguments: Iterable[cyclopts.Argument]) -> set[str]:
+    return {name.removeprefix("--") for argument in arguments for name in argument.names}
 
 
 def _refusal(error: Exception, words: Sequence[str]) -> Reply:
@@ -80,38 +127,40 @@ def _refusal(error: Exception, words: Sequence[str]) -> Reply:
         code=error.code,
         document=partial(document.refusal, error),
         show=lambda: None,
-        complain=partial(render.show_refusal, error),
+        complain=partial(_complain, error),
     )
+
+
+def _complain(error: CommandError) -> None:
+    from workflow_runner.cli.render import show_refusal
+
+    show_refusal(error)
 
 
 def _usage_hint(words: Sequence[str]) -> str:
     if ":" in words[0]:
         return f"did you mean: {NAME} run {' '.join(words)}"
+    if words[0] in PARAMETERS_LAST and "--" not in words:
+        return f"see {NAME} {words[0]} --help; the flow's own parameters come last, after --"
     if words[0] in COMMANDS:
         return f"see {NAME} {words[0]} --help"
-    near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    near = get_close_matches(words[0], COMMANDS, n=1)
     return f"did you mean: {NAME} {' '.join([*near, *words[1:]])}" if near else f"see {NAME} --help"
 
 
 def _fence_target(words: Sequence[str]) -> list[str]:
     """Put a ``--`` before the target: what follows it is the flow's, whatever it looks like."""
-    words = list(words)
     if not words or words[0] not in TAKES_TARGET:
-        return words
-    position = 1
-    while position < len(words) and words[position].startswith("-"):
-        if words[position] == "--":
-            return words
-        position += 1 if words[position] in FLAGS or "=" in words[position] else 2
-    return [*words[:position], "--", *words[position:]]
+        return list(words)
+    found = Words(words, FLAGS)
+    return [*words[: found.target], *([] if found.fenced else ["--"]), *words[found.target :]]
 
 
-def _leave(code: Exit) -> int:
-    """End at the deadline, also if the flow has started threads of its own that the interpreter would wait for."""
+def _leave(code: int) -> None:
+    """End now, also if the flow has started threads of its own that the interpreter would wait for."""
     others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    if code is Exit.TIMEOUT and others:
+    if others:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
-    return code

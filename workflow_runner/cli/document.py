@@ -21,20 +21,22 @@ from workflow_runner.cli.run import Outcome
 SCHEMA = 1
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome, *, exit_on_interrupt: int | None = None) -> dict[str, Any]:
     """A run as the data of one document.
 
     Args:
         outcome: the run.
+        exit_on_interrupt: what the process exits with after a signal, instead of dying of it.
 
     Returns:
-        JSON-ready data. ``exit_code`` is None, and ``signal`` tells its name, when the process dies of a signal.
+        JSON-ready data. ``signal`` is the name of the one that ended the run; ``exit_code`` is None when the process
+        dies of it. ``resume`` is the command that goes on with the run, or None.
     """
     interrupted = outcome.interrupted_by
     return {
         "schema": SCHEMA,
         "status": outcome.status,
-        "exit_code": int(outcome.code) if interrupted is None else None,
+        "exit_code": int(outcome.code) if interrupted is None else exit_on_interrupt,
         "signal": None if interrupted is None else interrupted.name,
         "flow": outcome.flow,
         "run_id": outcome.run_id,
@@ -44,6 +46,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "outputs": plain(outcome.outputs),
         "steps": [_step(step) for step in outcome.steps],
         "error": _error(outcome.error, step=outcome.error_step),
+        "resume": outcome.resume,
     }
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import IO, Any
 
 import attrs
 
-from workflow_runner.cli.exits import Exit
+from workflow_runner._core import secrets
 
 
 @attrs.frozen(kw_only=True)
@@ -26,14 +27,18 @@ class Reply:
         document: makes the data of the JSON document.
         show: prints the same for people, to stdout.
         complain: prints what went wrong, to stderr.
+        lines: gives documents as they come, a line each, instead of the one.
         signal: what the process dies of, instead of exiting.
+        abrupt: threads may have been left behind; nobody waits for them.
     """
 
-    code: Exit
+    code: int
     document: Callable[[], Mapping[str, Any]]
     show: Callable[[], object]
     complain: Callable[[], object]
+    lines: Callable[[], Iterable[Mapping[str, Any]]] | None = None
     signal: signal.Signals | None = None
+    abrupt: bool = False
 
 
 def give(reply: Reply, stdout: IO[str], *, as_json: bool) -> None:
@@ -45,39 +50,61 @@ def give(reply: Reply, stdout: IO[str], *, as_json: bool) -> None:
         as_json: one JSON document instead of what people read: in one line, or indented on a terminal.
     """
     try:
-        if as_json:
+        if as_json and reply.lines is not None:
+            for line in reply.lines():
+                stdout.write(json.dumps(secrets.mask_data(line)) + "\n")
+                stdout.flush()
+        elif as_json:
             # In ASCII, which is right in every encoding that stdout may have.
-            stdout.write(json.dumps(reply.document(), indent=2 if stdout.isatty() else None) + "\n")
+            document = secrets.mask_data(reply.document())
+            stdout.write(json.dumps(document, indent=2 if stdout.isatty() else None) + "\n")
         else:
-            reply.show()
+            with redirect_stdout(stdout):
+                reply.show()
         stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; that changes nothing in how the command ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     reply.complain()
 
 
+class Printed(io.StringIO):
+    """A stdout whose lines are logged, so that they are there when a quiet run fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()  # two threads that print at once print two lines
+
+    def write(self, text: str) -> int:
+        *lines, self._thread.rest = (getattr(self._thread, "rest", "") + text).split("\n")
+        for line in lines:
+            logging.getLogger("stdout").info("%s", line)
+        return len(text)
+
+
 @contextmanager
-def stdout_for(*, only_us: bool) -> Iterator[IO[str]]:
+def stdout_for(*, only_us: bool, quiet: bool = False) -> Iterator[IO[str]]:
     """Give stdout.
 
     Args:
         only_us: what anybody else prints there, this process or one that it starts, goes to stderr. That stays so while
             there are other threads, which might go on printing after the document.
+        quiet: what anybody else prints there is logged instead, and dropped if another process prints it.
     """
     ours = sys.stdout
+    others: IO[str] = Printed() if quiet else sys.stderr
     if not isinstance(ours, io.TextIOWrapper) or ours is not sys.__stdout__:  # somebody captures it
-        with redirect_stdout(sys.stderr if only_us else ours):
+        with redirect_stdout(others if only_us or quiet else ours):
             yield ours
         return
     # A result may hold characters that the terminal's encoding has not.
     ours.reconfigure(errors="backslashreplace")
-    if not only_us:
+    if not (only_us or quiet):
         yield ours
         return
     ours.flush()
     number, kept = ours.fileno(), os.dup(ours.fileno())
-    os.dup2(sys.stderr.fileno(), number)
-    sys.stdout = sys.stderr
+    os.dup2(os.open(os.devnull, os.O_WRONLY) if quiet else sys.stderr.fileno(), number)
+    sys.stdout = others
     try:
         with open(kept, "w", closefd=False) as file:
             yield file

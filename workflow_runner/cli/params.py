@@ -24,7 +24,8 @@ import cyclopts
 from cyclopts import Parameter
 
 from workflow_runner import Flow, Workflow, WorkflowContext
-from workflow_runner._core import codec
+from workflow_runner._core import codec, secrets
+from workflow_runner._workflow.supply import variable_of
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.errors import DefinitionError, InputError
 
@@ -36,7 +37,15 @@ def takes_context(flow: Flow[Any, Any]) -> bool:
     return flow.input_type is WorkflowContext
 
 
-def read(flow: Flow[Any, Any], words: Sequence[str], *, command: str) -> Callable[[], Any] | None:
+def read(
+    flow: Flow[Any, Any],
+    words: Sequence[str],
+    *,
+    command: str,
+    some: bool = False,
+    file: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> Callable[[], Any] | None:
     """Read a flow's parameters from the words after the target.
 
     - A class with fields, as the annotated input of a flow or as the ``params`` of a workflow, gives an option for each
@@ -50,6 +59,9 @@ def read(flow: Flow[Any, Any], words: Sequence[str], *, command: str) -> Callabl
         flow: whose parameters.
         words: as they stand on the command line.
         command: what comes before them there, for the help page.
+        some: none of them has to be given.
+        file: parameters by name, as plain data; the words win over them.
+        source: where those are from, for errors.
 
     Returns:
         What gives the data for ``scope.exec``, or for the params of a `WorkflowContext`; None if the help page was
@@ -63,7 +75,17 @@ def read(flow: Flow[Any, Any], words: Sequence[str], *, command: str) -> Callabl
     except (DefinitionError, NameError) as error:
         raise CommandError(Exit.NOT_FOUND, f"the input of flow {flow.name!r} cannot be understood: {error}") from error
 
+    if some:
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [one.replace(default=None) if one.kind is keyword else one for one in parameters]
+
+    if file:
+        parameters, finish = _with_file(parameters, finish, file, source)
+
+    secret = {one.name for one in parameters if secrets.is_secret(one.annotation)}
+
     def collect(**given: Any) -> Callable[[], Any]:
+        secrets.hold(flow, *(value for name, value in given.items() if name in secret))
         return partial(finish, given)
 
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -121,6 +143,8 @@ def explain(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
         )
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         return f"{error.unused_tokens[0]!r} is no option: parameters are given as --name value"
+    if isinstance(error, cyclopts.UnknownCommandError):
+        return str(error).partition(" Available commands")[0].rstrip(".")
     return str(error).rstrip(".")
 
 
@@ -136,7 +160,10 @@ def _options(flow: Flow[Any, Any]) -> tuple[list[inspect.Parameter], Callable[[d
         attrs.resolve_types(type_)
         meanings = _meanings(type_)
         fields = [field for field in attrs.fields(type_) if field.init]
-        return [_option(f.alias, f.type, _default(f), meanings.get(f.name)) for f in fields], dict
+        secret = secrets.secret_fields(type_)
+        return [
+            _option(f.alias, f.type, _default(f), meanings.get(f.name), secret=f.name in secret) for f in fields
+        ], dict
     if type_ is Any or type_ in _MAPPINGS or typing.get_origin(type_) in _MAPPINGS:
         anything = Parameter(
             help="Any name and value, such as --limit 5.", converter=lambda _, tokens: _untyped(tokens)
@@ -149,6 +176,56 @@ def _options(flow: Flow[Any, Any]) -> tuple[list[inspect.Parameter], Callable[[d
     return [parameter], lambda given: given.get(argument.name)
 
 
+def _with_file(
+    parameters: list[inspect.Parameter],
+    finish: Callable[[dict[str, Any]], Any],
+    file: Mapping[str, Any],
+    source: str,
+) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], Any]]:
+    """The options that need not be given any more, and what adds to those that are what stands in a file."""
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_KEYWORD:
+        return parameters, lambda given: {**file, **(finish(given) or {})}
+    hints = {one.name: _hint(one) for one in parameters}
+    try:
+        if len(parameters) == 1 and _settings(parameters[0]).name == ("*",):  # its fields side by side
+            name, hint = next(iter(hints.items()))
+            whole = codec.structure(dict(file), hint, what=source)
+            if_also = CommandError(Exit.PARAMETERS, f"{source}: give all parameters there, or all of them as words")
+            return [parameters[0].replace(default=None)], partial(_one_or_other, finish, {name: whole}, if_also)
+        values = {}
+        for key, value in file.items():
+            name = key.replace("-", "_")
+            if name not in hints:
+                near = difflib.get_close_matches(name, hints, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(hints) or 'none'}"
+                raise CommandError(Exit.PARAMETERS, f"{source}: unknown parameter {key!r}", hint=hint)
+            values[name] = value if hints[name] is Any else codec.structure(value, hints[name], what=f"{source}: {key}")
+    except InputError as error:
+        raise CommandError(Exit.PARAMETERS, str(error)) from error
+    return (
+        [one.replace(default=None) if one.name in values else one for one in parameters],
+        lambda given: finish({**values, **given}),
+    )
+
+
+def _one_or_other(
+    finish: Callable[[dict[str, Any]], Any], whole: dict[str, Any], if_also: CommandError, given: dict[str, Any]
+) -> Any:
+    if given:
+        raise if_also
+    return finish(whole)
+
+
+def _hint(parameter: inspect.Parameter) -> Any:
+    hint = typing.get_args(parameter.annotation)[0]
+    return Annotated[hint, secrets.Secret] if secrets.is_secret(parameter.annotation) else hint
+
+
+def _settings(parameter: inspect.Parameter) -> Parameter:
+    settings: Parameter = parameter.annotation.__metadata__[0]
+    return settings
+
+
 def _has_fields(type_: Any) -> bool:
     """Whether it is a class with fields, or such a class or None."""
     members = [member for member in typing.get_args(type_) if member is not types.NoneType]
@@ -157,18 +234,24 @@ def _has_fields(type_: Any) -> bool:
 
 
 def _option(
-    name: str, type_: Any, default: Any, meaning: str | None, *, option: str | None = None
+    name: str, type_: Any, default: Any, meaning: str | None, *, option: str | None = None, secret: bool = False
 ) -> inspect.Parameter:
     option = option or "--" + cyclopts.default_name_transform(name)
     settings = Parameter(
         name=option,
         help=meaning,
-        converter=convert,
+        converter=_convert_secret if secret else convert,
+        show_default=not secret and not secrets.secret_names(type_),
+        # not everybody may read the environment of a process, but its command line
+        env_var=variable_of((name,)) if secret else None,
         negative_iterable=(),
         consume_multiple=True,
     )
     # A field without annotation has None for its type: nothing a value could be checked against.
-    hint: Any = Annotated[Any if type_ is None else type_, settings]
+    hint: Any = Any if type_ is None else type_
+    if secrets.is_secret(hint) and typing.get_origin(hint) is Annotated:
+        hint = hint.__origin__
+    hint = Annotated[hint, settings, secrets.Secret] if secret else Annotated[hint, settings]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
@@ -243,6 +326,17 @@ def convert(type_: Any, tokens: Any) -> Any:
         if type_ not in _KINDS:
             raise
         raise InputError(f"{option}: expected {_KINDS[type_]}, got {value!r}") from None
+
+
+def _convert_secret(type_: Any, tokens: Any) -> Any:
+    """As `convert`, with an error that does not repeat the value."""
+    try:
+        return convert(type_, tokens)
+    except InputError:
+        option = next(iter(tokens.values()))[0].keyword if isinstance(tokens, Mapping) else tokens[-1].keyword
+        raise InputError(
+            f"{option}: expected {_KINDS.get(type_, codec.type_name(type_))}, got {secrets.MASK}"
+        ) from None
 
 
 def _is_collection(type_: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,16 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 import workflow_runner
+from workflow_runner._core.secrets import mask, mask_data
 from workflow_runner._workflow.result import StepRecord
 from workflow_runner.cli.document import plain
 from workflow_runner.cli.exits import CommandError
 from workflow_runner.cli.run import Outcome
+from workflow_runner.cli.texts import STYLES as STYLES
+from workflow_runner.cli.texts import ending
+from workflow_runner.cli.texts import seconds as seconds
 from workflow_runner.errors import Aborted, WorkflowFailed
 
 # A table is for reading; a program takes --json, which has every row.
 MOST_ROWS = 50
-
-_STYLES = {"completed": "green", "partial": "yellow", "failed": "red", "cancelled": "red"}
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -37,18 +40,14 @@ def show(outcome: Outcome, *, about: str = "") -> None:
         outcome: the run.
         about: what the run was about, for the last line: a date, a partition.
     """
-    console = _console()
-    for part in _parts(plain(outcome.result)):
+    console = new_console()
+    for part in parts_of(plain(outcome.result)):
         console.print(part)
         console.print()
     if outcome.steps:
-        console.print(_titled("steps", _steps(outcome.steps)))
+        console.print(titled("steps", _steps(outcome.steps)))
         console.print()
-    ending = Text.assemble((outcome.status, f"bold {_STYLES[outcome.status]}"), f" in {seconds(outcome.duration)}")
-    if outcome.answered:
-        ending.append(", before; nothing was run now")
-    words = (Text(outcome.flow, "bold"), Text(about), ending, Text(f"run {outcome.run_id}", "dim"))
-    console.print(Text("  ").join(word for word in words if word), soft_wrap=True)
+    console.print(Text.assemble(*ending(outcome, about)), soft_wrap=True)
 
 
 class _Console(Console):
@@ -56,7 +55,7 @@ class _Console(Console):
         raise BrokenPipeError  # rich would end the process, and with 1
 
 
-def _console(*, stderr: bool = False) -> Console:
+def new_console(*, stderr: bool = False) -> Console:
     """A console that changes nothing in what it is given: no markup, no colours for numbers, no lines cut in a file."""
     console = _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
@@ -64,26 +63,32 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
-def _parts(data: Any, title: str = "") -> Iterator[Any]:
+def parts_of(data: Any, title: str = "") -> Iterator[Any]:
     """Plain data as tables and lines: a list of mappings is a table, a mapping a list of names and values."""
     if data is None:
         return
     if _is_rows(data):
-        yield _titled(title, _table(data), *_more(len(data)))
+        yield titled(title, _table(data), *_more(len(data)))
     elif isinstance(data, dict) and data:
         scalars = {name: value for name, value in data.items() if not _is_rows(value) and not isinstance(value, dict)}
         if scalars:
-            yield _titled(title, _pairs(scalars))
+            yield titled(title, name_values(scalars))
         for name, value in data.items():
             if name not in scalars:
-                yield from _parts(value, f"{title}.{name}".lstrip("."))
+                yield from parts_of(value, f"{title}.{name}".lstrip("."))
     elif isinstance(data, list) and data:
-        yield Group(*(Text(_cell(item)) for item in data[:MOST_ROWS]), *_more(len(data)))
+        yield Group(*(Text(cell(item)) for item in data[:MOST_ROWS]), *_more(len(data)))
     else:
-        yield Text(_cell(data))
+        yield Text(cell(data))
 
 
-def _titled(title: str, *parts: Any) -> Group:
+def new_table() -> Table:
+    """A table in our way: a line below the heads, and nothing around it."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+def titled(title: str, *parts: Any) -> Group:
+    """Parts below a title, if there is one."""
     return Group(*([Text(title, "bold")] if title else []), *parts)
 
 
@@ -92,25 +97,26 @@ def _is_rows(data: Any) -> bool:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = new_table()
     shown = rows[:MOST_ROWS]
     columns = {name: [row.get(name) for row in shown] for name in dict.fromkeys(name for row in shown for name in row)}
     for name, values in columns.items():
         numbers = all(_is_number(value) or value is None for value in values)
         table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
         places = _decimals(values)
-        columns[name] = [_cell(value, places) for value in values]
+        columns[name] = [cell(value, places) for value in values]
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(text) for text in cells))
     return table
 
 
-def _pairs(pairs: Mapping[str, Any]) -> Table:
+def name_values(pairs: Mapping[str, Any]) -> Table:
+    """Names and their values, a line each."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
-        grid.add_row(Text(name), Text(_cell(value)))
+        grid.add_row(Text(name), Text(cell(value)))
     return grid
 
 
@@ -124,15 +130,22 @@ def _is_number(value: Any) -> bool:
 
 def _decimals(values: Iterable[Any]) -> int | None:
     """How many decimal places show every number of a column to six digits; None without a fraction among them."""
-    texts = [_cell(value) for value in values if isinstance(value, float)]
+    texts = [cell(value) for value in values if isinstance(value, float)]
     if any("e" in text for text in texts):
         return None
     return max((len(text.partition(".")[2]) for text in texts), default=None)
 
 
-def _cell(value: Any, places: int | None = None) -> str:
+def cell(value: Any, places: int | None = None) -> str:
+    """Plain data as a text that changes nothing in a terminal, and has no secrets.
+
+    Args:
+        value: plain data.
+        places: how many decimal places a float gets; None: as many as it needs, up to six digits.
+    """
     if value is None:
         return ""
+    value = mask_data(value)
     if isinstance(value, float):
         if places is None:
             return f"{value:.0f}" if 1e6 <= abs(value) < 1e15 else f"{value:.6g}"
@@ -142,21 +155,8 @@ def _cell(value: Any, places: int | None = None) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def seconds(duration: float) -> str:
-    """A duration as people say it."""
-    if duration < 0.01:
-        return f"{duration * 1000:.1f} ms"
-    if duration < 1:
-        return f"{duration * 1000:.0f} ms"
-    if duration < 60:
-        return f"{duration:.1f} s"
-    minutes, rest = divmod(round(duration), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def _steps(steps: Sequence[StepRecord]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = new_table()
     table.add_column("step", overflow="fold")
     table.add_column("status")
     table.add_column("attempts", justify="right")
@@ -166,7 +166,7 @@ def _steps(steps: Sequence[StepRecord]) -> Table:
         began = step.attempts > 0
         table.add_row(
             Text("  " * depth + step.name),
-            Text(step.status, _STYLES.get(step.status, "dim")),
+            Text(step.status, STYLES.get(step.status, "dim")),
             Text(str(step.attempts) if began else ""),
             Text(seconds(step.duration) if began else ""),
             Text(_note(step)),
@@ -183,7 +183,7 @@ def _flat(steps: Iterable[StepRecord], depth: int = 0) -> Iterator[tuple[int, St
 def _note(step: StepRecord) -> str:
     if step.error is None:
         return step.reason or ""
-    return _cell(f"{step.category}: {_reason(step.error)}")
+    return cell(f"{step.category}: {_reason(step.error)}")
 
 
 def _reason(error: BaseException) -> str:
@@ -196,32 +196,46 @@ def _reason(error: BaseException) -> str:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def show_error(outcome: Outcome, *, whole: bool = False) -> None:
-    """Print what a run failed with, and what that was caused by, to stderr; ``whole``: the traceback."""
-    if outcome.error is None:
-        return
-    if whole:
-        traceback.print_exception(outcome.error)
-        return
-    console = _console(stderr=True)
+def show_error(outcome: Outcome, *, whole: bool = False, tail: Sequence[str] = ()) -> None:
+    """Print what a run failed with, what that was caused by, and how to go on with it, to stderr.
+
+    Args:
+        outcome: the run.
+        whole: the traceback.
+        tail: the last lines of its log.
+    """
+    console = new_console(stderr=True)
+    if outcome.error is not None and whole:
+        sys.stderr.write(mask("".join(traceback.format_exception(outcome.error))))
+    elif outcome.error is not None:
+        _show_causes(console, outcome, outcome.error)
+    if tail:
+        console.print(Text(f"the last {len(tail)} lines of the log:", "bold"))
+        for line in tail:
+            console.print(Text(f"  {cell(line)}"), soft_wrap=True)
+    if outcome.resume is not None:
+        console.print(Text.assemble(("go on with it: ", "bold"), outcome.resume), soft_wrap=True)
+
+
+def _show_causes(console: Console, outcome: Outcome, failure: BaseException) -> None:
     where = f" in step {outcome.error_step!r}" if outcome.error_step is not None else ""
     console.print(Text.assemble(("error:", "bold red"), f" {outcome.flow} {outcome.status}{where}"), soft_wrap=True)
-    for n, error in enumerate(_causes(outcome.error)):
-        console.print(Text(f"  {'caused by ' if n else ''}{type(error).__name__}: {_cell(str(error))}"), soft_wrap=True)
+    for n, error in enumerate(_causes(failure)):
+        console.print(Text(f"  {'caused by ' if n else ''}{type(error).__name__}: {cell(str(error))}"), soft_wrap=True)
         place = _place(error)
         if place:
             console.print(Text(f"    at {place}", "dim"), soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             if outcome.run_id not in note:  # which the last line has said
-                console.print(Text(f"    {_cell(note)}"), soft_wrap=True)
+                console.print(Text(f"    {cell(note)}"), soft_wrap=True)
 
 
 def show_refusal(error: CommandError) -> None:
     """Print why a command ran nothing to stderr."""
-    console = _console(stderr=True)
-    console.print(Text.assemble(("error:", "bold red"), f" {_cell(str(error))}"), soft_wrap=True)
+    console = new_console(stderr=True)
+    console.print(Text.assemble(("error:", "bold red"), f" {cell(str(error))}"), soft_wrap=True)
     if error.hint:
-        console.print(Text(f"  {_cell(error.hint)}"), soft_wrap=True)
+        console.print(Text(f"  {cell(error.hint)}"), soft_wrap=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,15 +8,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def told(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Call ``tell`` for every SIGINT and SIGTERM that comes in the block, instead of what they did before.
+    """Call ``tell`` for the first two of SIGINT and SIGTERM that come in the block, instead of what they did before.
 
-    A signal that is ignored stays ignored, as ``nohup`` and a shell's background jobs want it.
+    The third ends the process at once, whatever it is doing. A signal that is ignored stays ignored, as ``nohup`` and a
+    shell's background jobs want it.
 
     Args:
         tell: runs in the main thread between any two of its bytecodes; ``SimpleQueue.put`` may be called from there.
@@ -25,14 +27,24 @@ def told(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in STOPPING}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _frame: tell(signal.Signals(number)))
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    came = 0
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal came
+        came += 1
+        if came == 2:
+            for each in ours:
+                signal.signal(each, signal.SIG_DFL)
+        tell(signal.Signals(number))
+
+    for number in ours:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def die_of(number: signal.Signals) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import os
 import pkgutil
@@ -15,6 +16,12 @@ from workflow_runner import Flow
 from workflow_runner.cli.exits import CommandError, Exit
 
 EXAMPLE = "workflow_runner.examples.market_close:nightly"
+
+
+def search_here() -> None:
+    """Let imports look in the working directory first, as ``python -m`` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def load(target: str) -> Flow[Any, Any]:
@@ -30,8 +37,7 @@ def load(target: str) -> Flow[Any, Any]:
         CommandError: there is no such thing, or it is no flow; names what is near.
     """
     module_name, colon, attribute = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    search_here()
     if not (colon and attribute and all(part.isidentifier() for part in module_name.split("."))):
         raise CommandError(Exit.USAGE, f"a target is module:attribute, not {target!r}", hint=f"such as {EXAMPLE}")
     module = _import(module_name, attribute)
@@ -51,6 +57,7 @@ def load(target: str) -> Flow[Any, Any]:
 
 
 def _import(name: str, attribute: str) -> Any:
+    gc.freeze()  # what is there before stays to the end: at the end too, nobody needs to look through it for garbage
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
-from workflow_runner.errors import StoreError
-from workflow_runner.store.base import Store
+TYPE_CHECKING = False  # who only notes an event here has no time for typing
+if TYPE_CHECKING:
+    from workflow_runner.store.base import Store
 
 
 def open_store(url: str) -> Store:
@@ -13,7 +12,8 @@ def open_store(url: str) -> Store:
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (``?durability=process`` for less than a sync for
-            each step), or ``memory:``. The path is taken as it stands, without any escapes, up to the ``?``.
+            each step, ``?network=allow`` for a network file system that one machine uses), or ``memory:``. The path is
+            taken as it stands, without any escapes, up to the ``?``.
 
     Returns:
         The store; close it when you are done.
@@ -21,18 +21,27 @@ def open_store(url: str) -> Store:
     Raises:
         StoreError: the URL is of no known kind, or the store cannot be opened.
     """
-    location, _, query = url.partition("?")
-    kind, _, path = location.partition(":///")
-    if kind == "sqlite" and path and path != ":memory:":
-        options = dict(parse_qsl(query, keep_blank_values=True))
-        unknown = set(options) - {"durability"}
+    from urllib.parse import parse_qsl
+
+    from workflow_runner.errors import StoreError
+
+    path = sqlite_path(url)
+    if path is not None:
+        options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+        unknown = ", ".join(sorted(set(options) - {"durability", "network"}))
         if unknown:
-            raise StoreError(f"store {url!r}: unknown option {', '.join(sorted(unknown))}; there is durability")
+            raise StoreError(f"store {url!r}: unknown option {unknown}; there are durability and network")
         from workflow_runner.store.sqlite import SQLiteStore
 
-        return SQLiteStore(path, durability=options.get("durability", "power"))
+        return SQLiteStore(path, **options)
     if url == "memory:":
         from workflow_runner.store.memory import MemoryStore
 
         return MemoryStore()
     raise StoreError(f"no store has the URL {url!r}: use sqlite:///file.db or memory:")
+
+
+def sqlite_path(url: str) -> str | None:
+    """The file that a URL names; None if it names another kind of store."""
+    kind, _, path = url.partition("?")[0].partition(":///")
+    return path if kind == "sqlite" and path and path != ":memory:" else None

@@ -22,7 +22,7 @@ All verbs may be called from any thread and in a forked child. All times are sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import attrs
@@ -168,6 +168,38 @@ class EventRow:
     at: float
     kind: str
     data: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Usage:
+    """The space that a store takes, in bytes; 0 where there is no file.
+
+    Attributes:
+        used: by what is in it.
+        free: inside the file, for what comes next.
+    """
+
+    used: int
+    free: int
+
+
+@attrs.frozen(kw_only=True)
+class FlowTotals:
+    """All runs of one flow, counted.
+
+    Attributes:
+        flow: its name.
+        runs: how many there are by recorded status; a crashed run is "running". Statuses without a run are left out.
+        failed_since: how many have failed since the moment that was asked for.
+        last_started: when the newest run that completed began; None if there is none.
+        last_finished: when it ended.
+    """
+
+    flow: str
+    runs: Mapping[str, int]
+    failed_since: int
+    last_started: float | None
+    last_finished: float | None
 
 
 class Transaction(Protocol):
@@ -320,6 +352,14 @@ class Store(Protocol):
         """The names of all flows that have runs, sorted."""
         ...
 
+    def totals(self, since: float) -> list[FlowTotals]:
+        """All runs, counted by flow and status, as of one moment; sorted by flow. Cheap however many there are.
+
+        Args:
+            since: failures from then on are counted apart.
+        """
+        ...
+
     def steps(self, run_id: str) -> list[StepRow]:
         """The outcomes of a run, in the order of recording."""
         ...
@@ -354,17 +394,60 @@ class Store(Protocol):
         """Events in order; the last ``limit`` of them."""
         ...
 
-    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
-        """Delete ended runs.
+    def prunable(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> list[str]:
+        """The ids of the runs that `prune` would delete, oldest first.
 
         Args:
             older_than: seconds since their end; None for all.
             keep_last: of each flow so many of the newest stay.
-            keep_failed: leave failed and cancelled runs, which can be resumed. Events without a run go by age alone.
+            keep_failed: leave failed and cancelled runs, which can be resumed.
+            flow: only runs of this flow.
 
         Returns:
-            How many were deleted. A running or pending run never is.
+            Never a running or pending run.
         """
+        ...
+
+    def prune(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> int:
+        """Delete ended runs with all that is kept of them, a few at a time, so that nobody else waits long to write.
+
+        Events without a run are of no flow and go by age alone: without ``older_than`` they stay.
+
+        Args:
+            older_than: as `prunable`, and so are the others.
+
+        Returns:
+            How many runs were deleted. A running or pending run never is.
+        """
+        ...
+
+    def changes(self) -> str:
+        """A text that is another one after any process has written anything; cheap enough to be asked all the time.
+
+        It may be another one although nothing was written.
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """The space that the store takes."""
+        ...
+
+    def vacuum(self) -> None:
+        """Give free space back to the file system. Every writer waits, and the disk needs room for a second copy."""
         ...
 
     def close(self) -> None:

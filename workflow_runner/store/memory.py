@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -13,7 +14,17 @@ from typing import Any
 import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
-from workflow_runner.store.base import Attempt, EventRow, LogRow, NewRun, RunRecord, StepRow, Transaction
+from workflow_runner.store.base import (
+    Attempt,
+    EventRow,
+    FlowTotals,
+    LogRow,
+    NewRun,
+    RunRecord,
+    StepRow,
+    Transaction,
+    Usage,
+)
 
 
 class MemoryStore:
@@ -178,6 +189,25 @@ class MemoryStore:
         with self._lock:
             return sorted({run.flow for run in self._runs.values()})
 
+    def totals(self, since: float) -> list[FlowTotals]:
+        with self._lock:
+            runs = sorted(self._runs.values(), key=lambda run: (run.created_at, run.run_id))
+        found = []
+        for flow in sorted({run.flow for run in runs}):
+            of_flow = [run for run in runs if run.flow == flow]
+            last = next((run for run in reversed(of_flow) if run.status == "completed"), None)
+            failed = [run for run in of_flow if run.status == "failed" and (run.finished_at or 0.0) >= since]
+            found.append(
+                FlowTotals(
+                    flow=flow,
+                    runs=Counter(run.status for run in of_flow),
+                    failed_since=len(failed),
+                    last_started=None if last is None else last.started_at,
+                    last_finished=None if last is None else last.finished_at,
+                )
+            )
+        return found
+
     def steps(self, run_id: str) -> list[StepRow]:
         with self._lock:
             return sorted(self._steps.get(run_id, {}).values(), key=lambda row: row.seq)
@@ -217,23 +247,53 @@ class MemoryStore:
         at = time.time()
         self._events.append(EventRow(id=next(self._ids), run_id=run_id, target=target, at=at, kind=kind, data=data))
 
-    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
+    def prunable(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> list[str]:
         ended = {"completed"} if keep_failed else {"completed", "failed", "cancelled"}
         before = float("inf") if older_than is None else time.time() - older_than
         with self._lock:
             doomed = []
             for run in self._runs.values():
                 newer = sum(r.flow == run.flow and r.created_at > run.created_at for r in self._runs.values())
-                if run.status in ended and (run.finished_at or 0.0) <= before and newer >= keep_last:
-                    doomed.append(run.run_id)
+                old = run.status in ended and (run.finished_at or 0.0) <= before and newer >= keep_last
+                if old and flow in (None, run.flow):
+                    doomed.append(run)
+        return [run.run_id for run in sorted(doomed, key=lambda run: (run.created_at, run.run_id))]
+
+    def prune(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> int:
+        with self._lock:
+            doomed = self.prunable(older_than=older_than, keep_last=keep_last, keep_failed=keep_failed, flow=flow)
             for run_id in doomed:
                 del self._runs[run_id], self._steps[run_id], self._attempts[run_id], self._logs[run_id]
+            before = float("-inf") if older_than is None or flow is not None else time.time() - older_than
             self._events = [
                 event
                 for event in self._events
                 if (event.run_id is None and event.at > before) or event.run_id in self._runs
             ]
         return len(doomed)
+
+    def changes(self) -> str:
+        return str(next(self._ids))
+
+    def usage(self) -> Usage:
+        return Usage(used=0, free=0)
+
+    def vacuum(self) -> None:
+        """Nothing to give back."""
 
     def close(self) -> None:
         """Nothing to let go of."""

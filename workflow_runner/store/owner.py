@@ -66,11 +66,25 @@ class Owner:
 
 
 def alive(directory: Path, owner: str, host: str, boot: str) -> bool:
+    """As `lives`; the file of a dead owner is removed."""
+    if lives(directory, owner, host, boot):
+        return True
+    with suppress(OSError):
+        (directory / owner).unlink()
+    return False
+
+
+def lives(directory: Path, owner: str, host: str, boot: str) -> bool:
     """Whether ``owner`` still holds its lock. One of another machine counts as alive: its locks are not seen here."""
     if boot != boot_id():
         return host != socket.gethostname()  # of this machine, but from before it was started again: dead
+    return held(directory / owner)
+
+
+def held(path: Path) -> bool:
+    """Whether a living process holds the lock of a file; False if it is not there."""
     try:
-        file = os.open(directory / owner, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -78,8 +92,6 @@ def alive(directory: Path, owner: str, host: str, boot: str) -> bool:
     except BlockingIOError:
         return True
     else:
-        with suppress(OSError):
-            (directory / owner).unlink()
         return False
     finally:
         os.close(file)

@@ -20,8 +20,18 @@ from typing import Any, TypeVar
 import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
-from workflow_runner.store import commit, schema
-from workflow_runner.store.base import Attempt, EventRow, LogRow, NewRun, RunRecord, StepRow, Transaction
+from workflow_runner.store import commit, filesystem, notes, schema
+from workflow_runner.store.base import (
+    Attempt,
+    EventRow,
+    FlowTotals,
+    LogRow,
+    NewRun,
+    RunRecord,
+    StepRow,
+    Transaction,
+    Usage,
+)
 from workflow_runner.store.commit import Committer, checkpoint
 from workflow_runner.store.owner import Owner, alive, boot_id
 
@@ -47,6 +57,11 @@ _WAL_BYTES = 300 * 4096
 # So many run ids go into one question.
 _IDS = 500
 
+# Who deletes many runs lets others write after every so long. Seconds.
+_TURN = 0.05
+# So many events are deleted in a turn.
+_EVENTS = 10_000
+
 _stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 _hooked = False
 _of_the_parent: list[sqlite3.Connection | None] = []
@@ -59,26 +74,40 @@ class SQLiteStore:
         path: the file; it is made if it is not there. ``<path>.lock`` and ``<path>.owners/`` appear beside it.
         durability: "power": each commit is synced and survives a power cut. "process": it survives ``kill -9``, and a
             power cut may take the last ones.
+        network: "refuse", or "allow" a network file system, for who knows that one machine alone uses the file and
+            that the file system keeps locks and shared memory.
 
     Raises:
-        StoreError: the file is no store, of a newer version, damaged, read-only, or its folder is not there.
+        StoreError: the file is no store, of a newer version, damaged, read-only, on a network file system, or its
+            folder is not there.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: str = "power") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, durability: str = "power", network: str = "refuse") -> None:
         if durability not in ("power", "process"):
             raise StoreError(f"durability is 'power' or 'process', not {durability!r}")
+        if network not in ("refuse", "allow"):
+            raise StoreError(f"network is 'refuse' or 'allow', not {network!r}")
         self.path = Path(path).resolve()  # what stands beside the file is found there by every name it has
         self.durability = durability
-        self.url = f"sqlite:///{self.path}" + ("" if durability == "power" else f"?durability={durability}")
+        options = [f"durability={durability}"] * (durability != "power") + ["network=allow"] * (network == "allow")
+        self.url = f"sqlite:///{self.path}" + ("?" if options else "") + "&".join(options)
         self._owner = Owner(Path(f"{self.path}.owners"))
         self._committer = Committer(self._connect, f"{self.path}.lock")
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        # when that was opened
+        self._opened = ""
         # the runs of this process, and of the one that forked it, with the fences that they were given
         self._executed: set[tuple[str, int]] = set()
         self._of_parent: set[tuple[str, int]] = set()
         if not self.path.parent.is_dir():
             raise StoreError(f"store {self.path}: the folder {self.path.parent} does not exist")
+        kind = filesystem.of(self.path) if network == "refuse" else None
+        if kind in filesystem.NETWORK:
+            raise StoreError(
+                f"store {self.path} is on a network file system ({kind}), where SQLite's WAL cannot be shared and locks"
+                " are not sure: use a local disk"
+            )
         with self._errors():
             new = not self.path.exists() or not self.path.stat().st_size
             try:
@@ -287,6 +316,38 @@ class SQLiteStore:
     def flows(self) -> list[str]:
         return [row[0] for row in self._read("SELECT DISTINCT flow FROM runs ORDER BY flow")]
 
+    def totals(self, since: float) -> list[FlowTotals]:
+        # Two indices answer it: a run's row may be long, and those that completed are most. One statement, so that
+        # what is counted twice is the same.
+        rows = self._read(
+            "SELECT flow, NULL, count(*), 0 FROM runs GROUP BY flow UNION ALL"
+            " SELECT flow, status, count(*), sum(status = 'failed' AND finished_at >= ?)"
+            " FROM runs INDEXED BY runs_by_status WHERE status IN ('pending', 'running', 'failed', 'cancelled')"
+            " GROUP BY flow, status",
+            (since,),
+        )
+        counts: dict[str, dict[str, int]] = {}
+        failed: dict[str, int] = {}
+        for flow, status, count, failures in rows:
+            of_flow = counts.setdefault(flow, {"completed": 0})
+            of_flow["completed"] += count if status is None else -count
+            if status is not None:
+                of_flow[status] = count
+                failed[flow] = failed.get(flow, 0) + failures
+        return [self._totals(flow, counts[flow], failed.get(flow, 0)) for flow in sorted(counts)]
+
+    def _totals(self, flow: str, counts: dict[str, int], failed_since: int) -> FlowTotals:
+        newest = "SELECT started_at, finished_at FROM runs WHERE flow = ? AND status = 'completed'"
+        last = self._read(f"{newest} ORDER BY created_at DESC LIMIT 1", (flow,)) if counts["completed"] else []
+        started, finished = last[0] if last else (None, None)
+        return FlowTotals(
+            flow=flow,
+            runs={status: count for status, count in counts.items() if count},
+            failed_since=failed_since,
+            last_started=started,
+            last_finished=finished,
+        )
+
     def steps(self, run_id: str) -> list[StepRow]:
         rows = self._read(f"SELECT {', '.join(_STEP)} FROM steps WHERE run_id = ? ORDER BY seq", (run_id,))
         return [StepRow(**dict(zip(_STEP, row, strict=True))) for row in rows]
@@ -321,9 +382,7 @@ class SQLiteStore:
 
     def note(self, kind: str, *, target: str, data: str | None = None) -> None:
         def operation(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO events (target, at, kind, data) VALUES (?, ?, ?, ?)", (target, time.time(), kind, data)
-            )
+            connection.execute(notes.INSERT, (target, time.time(), kind, data))
 
         self._write(operation)
 
@@ -339,25 +398,73 @@ class SQLiteStore:
         )
         return [EventRow(**dict(zip(_EVENT, row, strict=True))) for row in reversed(rows)]
 
-    def prune(self, *, older_than: float | None = None, keep_last: int = 0, keep_failed: bool = True) -> int:
-        conditions = ["status = 'completed'" if keep_failed else "status IN ('completed', 'failed', 'cancelled')"]
-        values: list[float] = []
-        if older_than is not None:
-            conditions.append("finished_at <= ?")
-            values.append(time.time() - older_than)
-        if keep_last > 0:  # older than the last of those that stay; if there are not so many, than NULL
-            conditions.append(
-                "created_at < (SELECT created_at FROM runs AS newer WHERE newer.flow = runs.flow"
-                " ORDER BY created_at DESC LIMIT 1 OFFSET ?)"
-            )
-            values.append(keep_last - 1)
+    def prunable(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> list[str]:
+        where, values = _doomed(older_than, keep_last, keep_failed, flow)
+        return [
+            row[0] for row in self._read(f"SELECT run_id FROM runs WHERE {where} ORDER BY created_at, run_id", values)
+        ]
 
-        def operation(connection: sqlite3.Connection) -> int:
-            before = time.time() - (older_than or 0.0)
-            connection.execute("DELETE FROM events WHERE run_id IS NULL AND at <= ?", (before,))
-            return connection.execute(f"DELETE FROM runs WHERE {' AND '.join(conditions)}", values).rowcount
+    def prune(
+        self,
+        *,
+        older_than: float | None = None,
+        keep_last: int = 0,
+        keep_failed: bool = True,
+        flow: str | None = None,
+    ) -> int:
+        where, values = _doomed(older_than, keep_last, keep_failed, flow)
+        doomed = self.prunable(older_than=older_than, keep_last=keep_last, keep_failed=keep_failed, flow=flow)
+        deleted = position = 0
 
-        return self._write(operation)
+        def runs(connection: sqlite3.Connection) -> tuple[int, int]:
+            """Delete what the time of a turn suffices for; gives how far it came, and how many it deleted."""
+            end, here, count = time.monotonic() + _TURN, position, 0
+            while here < len(doomed) and (here == position or time.monotonic() < end):
+                # looked at again: somebody may have gone on with it meanwhile
+                sql = f"DELETE FROM runs WHERE run_id = ? AND {where}"
+                count += connection.execute(sql, (doomed[here], *values)).rowcount
+                here += 1
+            return here, count
+
+        while position < len(doomed):
+            position, count = self._in_turn(runs)
+            deleted += count
+        if older_than is not None and flow is None:
+            oldest = time.time() - older_than
+            sql = f"SELECT id FROM events WHERE run_id IS NULL AND at <= ? LIMIT {_EVENTS}"
+            while self._in_turn(lambda c: c.execute(f"DELETE FROM events WHERE id IN ({sql})", (oldest,)).rowcount):
+                pass
+        # Whoever gets a run is written in again, in the same transaction.
+        unused = "DELETE FROM owners WHERE owner NOT IN (SELECT owner FROM runs WHERE status = 'running')"
+        self._write(lambda connection: connection.execute(unused))
+        return deleted
+
+    def changes(self) -> str:
+        version = self._read("PRAGMA data_version")[0][0]  # counts from anew for each connection
+        return f"{self._opened}.{version}"
+
+    def usage(self) -> Usage:
+        pages, free, size = (
+            self._read(f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return Usage(used=(pages - free) * size, free=free * size)
+
+    def vacuum(self) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("VACUUM")
+            # The WAL is as large as the file now. Nobody commits beside this: the lock is ours.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+        with self._errors():
+            self._committer.maintain(work)
+            self._grow()
 
     def close(self) -> None:
         with self._read_lock:
@@ -369,6 +476,14 @@ class SQLiteStore:
         return f"<SQLiteStore {self.url}>"
 
     # -- the machinery
+
+    def _in_turn(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """One of many long transactions: its pages leave the WAL, and then others have their turn to write."""
+        value = self._write(operation)
+        with self._errors():
+            self._committer.maintain(checkpoint)
+        time.sleep(_TURN / 10)  # the lock is not fair: who takes it again at once gets it
+        return value
 
     def _update(self, run_id: str, fence: int, changes: str, values: tuple[Any, ...]) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -435,6 +550,7 @@ class SQLiteStore:
         with self._errors(), self._read_lock:
             if self._reader is None:
                 self._reader = self._connect()
+                self._opened = f"{time.time_ns():x}"
             return self._reader.execute(sql, values).fetchall()
 
     @contextmanager
@@ -471,7 +587,9 @@ class SQLiteStore:
             self._connect().close()
         finally:
             os.close(lock)
+        self._grow()
 
+    def _grow(self) -> None:
         def operation(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE TABLE growth (data BLOB)")
             connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (_WAL_BYTES,))
@@ -496,6 +614,25 @@ class SQLiteStore:
         self._read_lock = threading.Lock()
         self._of_parent, self._executed = self._of_parent | self._executed, set()
         self._owner.forked()
+
+
+def _doomed(older_than: float | None, keep_last: int, keep_failed: bool, flow: str | None) -> tuple[str, list[Any]]:
+    """The condition for a run to be deleted, and its values."""
+    conditions = ["status = 'completed'" if keep_failed else "status IN ('completed', 'failed', 'cancelled')"]
+    values: list[Any] = []
+    if flow is not None:
+        conditions.append("flow = ?")
+        values.append(flow)
+    if older_than is not None:
+        conditions.append("finished_at <= ?")
+        values.append(time.time() - older_than)
+    if keep_last > 0:  # older than the last of those that stay; if there are not so many, than NULL
+        conditions.append(
+            "created_at < (SELECT created_at FROM runs AS newer WHERE newer.flow = runs.flow"
+            " ORDER BY created_at DESC LIMIT 1 OFFSET ?)"
+        )
+        values.append(keep_last - 1)
+    return " AND ".join(conditions), values
 
 
 class _RecordedBefore(Exception):

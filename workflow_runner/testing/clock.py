@@ -1,12 +1,10 @@
-"""What tests of workflows need: a clock that stands still until the test moves it.
+"""A clock that stands still until the test moves it.
 
-    clock = ManualClock()
-    with Scope(clock=clock) as scope:
-        execution = scope.exec(nightly, timeout=60)
-        ...                     # wait until its handler has begun
-        clock.advance(60)       # the deadline fires now
-
-Nothing here is needed at run time.
+clock = ManualClock()
+with Scope(clock=clock) as scope:
+    execution = scope.exec(nightly, timeout=60)
+    ...                     # wait until its handler has begun
+    clock.advance(60)       # the deadline fires now
 """
 
 from __future__ import annotations

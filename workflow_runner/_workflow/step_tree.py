@@ -1,0 +1,286 @@
+"""The steps of a run as a tree, made from what its store has recorded; it knows no flow and imports none.
+
+A step's place follows from its path and from the names that are recorded with the run. The steps of a branch stand
+beside their choice, as in a `WorkflowResult`; those of a nested workflow below their step; what a step has called below
+it, the items of a fan-out counted as one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from workflow_runner.store.base import Attempt, LogRow, RunRecord, StepRow
+
+# The shortest beginning of a path that ends with an index, as a whole part.
+_ITEM = re.compile(r"(.*?)\[\d+\](?=/|$)")
+
+
+@attrs.frozen(kw_only=True)
+class StepView:
+    """A step of a run, or something that was called in one.
+
+    Attributes:
+        path: unique among those of the run.
+        name: the last part of the path.
+        kind: "step", "execution" (a child) or "items" (a fan-out).
+        flow: the name of what ran.
+        status: "completed", "skipped", "failed", "cancelled", "running", "interrupted" (begun, not recorded, and nobody
+            is at it) or "pending" (not reached).
+        attempts: how many were made, as far as it is known.
+        started_at: seconds since the epoch.
+        finished_at: seconds since the epoch.
+        text: what it has recorded, as typed JSON: of a step its output, updates and the like by name, of a child its
+            value.
+        reason: why it was skipped.
+        error: what it failed with, as ``result.describe`` makes it.
+        failures: the attempts that failed.
+        count: of a fan-out: items done.
+        steps: what is inside.
+    """
+
+    path: str
+    name: str
+    kind: str
+    flow: str
+    status: str = "pending"
+    attempts: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    text: str | None = None
+    reason: str | None = None
+    error: Mapping[str, Any] | None = None
+    failures: tuple[Attempt, ...] = ()
+    count: int = 0
+    steps: tuple[StepView, ...] = ()
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+
+def step_tree(
+    run: RunRecord,
+    rows: Sequence[StepRow],
+    attempts: Sequence[Attempt] = (),
+    logged: Sequence[LogRow] = (),
+    claimed_at: float = 0.0,
+) -> tuple[StepView, ...]:
+    """The steps of a run.
+
+    Args:
+        run: the run.
+        rows: its outcomes, in the order of recording.
+        attempts: what is noted of it.
+        logged: what was logged under it: tells what runs now, if the run's log is captured.
+        claimed_at: when its owner got it: what was begun before and is not recorded is not running.
+
+    Returns:
+        Those of a workflow in order of declaration, also those that were not reached; what a flow has called by the
+        time of its start.
+
+    Any thread.
+    """
+    tree = _Tree(run, rows, claimed_at)
+    for noted in attempts:
+        if noted.error is None:
+            tree.begin(noted.path, noted.started_at)
+    for row in logged:
+        if row.path is not None and row.event.startswith("step."):
+            tree.tell(row.path, row.event.removeprefix("step."), row.at)
+    tree.record(rows)
+    for noted in attempts:
+        if noted.error is not None:
+            tree.fail(noted)
+    if run.status == "completed" and run.shape and run.result:
+        tree.overlay(json.loads(run.result)["steps"])
+    tree.blame(json.loads(run.error) if run.error else None)
+    return tree.freeze()
+
+
+def fan_out(path: str) -> str | None:
+    """The path of the fan-out that ``path`` is an item of, or below an item of: the outermost; None if there is none.
+
+    Any thread.
+    """
+    match = _ITEM.match(path)
+    return match[1] if match else None
+
+
+class _Node:
+    """What becomes a `StepView`."""
+
+    def __init__(self, key: str, kind: str) -> None:
+        name = key.rpartition("/")[2]
+        self.view = StepView(path=key, name=name, kind=kind, flow=name)
+        self.inner: dict[str, _Node] = {}
+
+    def set(self, **changes: Any) -> None:
+        self.view = attrs.evolve(self.view, **changes)
+
+
+class _Tree:
+    def __init__(self, run: RunRecord, rows: Iterable[StepRow], claimed_at: float) -> None:
+        self.run = run
+        self.claimed_at = claimed_at
+        self.live = "running" if run.alive else "interrupted"
+        self.shape = {name: index for index, name in enumerate(json.loads(run.shape) if run.shape else ())}
+        # the decision of a choice is recorded before any step of its branches
+        self.choices = {row.path for row in rows if (row.output or "").startswith('{"output":{"branch":')}
+        self.top: dict[str, _Node] = {}
+        for name in self.shape:
+            self._node(name, "step")
+
+    # -- places
+
+    def _node(self, key: str, kind: str) -> _Node:
+        level = self.top
+        above = ""
+        for part in key.split("/")[:-1]:
+            above = f"{above}/{part}".lstrip("/")
+            level = self._in(level, above, "step" if above in self.shape else "execution").inner
+        return self._in(level, key, kind)
+
+    def _in(self, level: dict[str, _Node], key: str, kind: str) -> _Node:
+        if key not in level:
+            level[key] = _Node(key, kind)
+        return level[key]
+
+    def _find(self, path: str) -> _Node:
+        """The node of a path; that of its fan-out, if it is an item, or inside of one."""
+        outer = fan_out(path)
+        key = self._key(outer or path)
+        return self._node(key, "items" if outer else "step" if key in self.shape else "execution")
+
+    def _key(self, path: str) -> str:
+        """A path without the choices on its way."""
+        key, parts = "", path.split("/")
+        for index in range(len(parts)):
+            beside = f"{key.rpartition('/')[0]}/{parts[index]}".lstrip("/")
+            if beside in self.shape and "/".join(parts[:index]) in self.choices:
+                key = beside
+            else:
+                key = f"{key}/{parts[index]}".lstrip("/")
+        return key
+
+    # -- what is known
+
+    def begin(self, path: str, at: float) -> None:
+        node = self._find(path)
+        if node.view.kind != "items":
+            status = "running" if self.run.alive and at >= self.claimed_at else "interrupted"
+            node.set(status=status, started_at=at, attempts=max(1, node.view.attempts))
+
+    def tell(self, path: str, what: str, at: float) -> None:
+        """What was logged of a step. Of its end the rows say more, but a step with steps inside has none."""
+        node = self._find(path)
+        if what == "started":
+            self.begin(path, at)
+        elif what in ("failed", "cancelled") or (node.inner and what in ("completed", "skipped")):
+            node.set(status=what, finished_at=at)
+
+    def record(self, rows: Iterable[StepRow]) -> None:
+        items: dict[str, list[StepRow]] = {}
+        for row in rows:
+            outer = fan_out(row.path)
+            if outer is None:
+                self._record(row)
+            elif row.kind == "item" and "/" not in row.path[len(outer) :]:  # and not something inside an item
+                items.setdefault(outer, []).append(row)
+        for done in items.values():
+            self._find(done[0].path).set(
+                flow=done[0].flow,
+                count=len(done),
+                started_at=min(row.started_at for row in done),
+                finished_at=max(row.finished_at for row in done),
+            )
+
+    def _record(self, row: StepRow) -> None:
+        reason = json.loads(row.output).get("skipped") if row.output and row.status == "skipped" else None
+        self._find(row.path).set(
+            flow=row.flow,
+            status=row.status,
+            attempts=row.attempt,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            text=row.output,
+            reason=reason,
+        )
+
+    def fail(self, noted: Attempt) -> None:
+        node = self._find(noted.path)
+        if node.view.kind == "items":
+            return
+        view = node.view
+        failures = (*view.failures, noted)
+        node.set(failures=failures, attempts=max(view.attempts, noted.attempt))
+        if view.text is None and not self.run.alive:
+            node.set(
+                status="failed",
+                error=json.loads(noted.error or "null"),
+                started_at=failures[0].started_at,
+                finished_at=noted.finished_at,
+            )
+
+    def overlay(self, records: Iterable[Mapping[str, Any]], above: str = "") -> None:
+        """What the result of a completed workflow says of its steps."""
+        for record in records:
+            key = f"{above}/{record['name']}".lstrip("/")
+            node = self._node(key, "step")
+            changes = {name: record[name] for name in ("status", "attempts", "reason", "error")}
+            if record["started_at"] is not None:
+                started = dt.datetime.fromisoformat(record["started_at"]).timestamp()
+                changes |= {"started_at": started, "finished_at": started + record["duration"]}
+            node.set(**changes)
+            self.overlay(record["steps"], key)
+
+    def blame(self, error: Mapping[str, Any] | None) -> None:
+        """Mark the step that stopped the run, and those above it, which failed with a workflow of their own."""
+        key = ""
+        while error is not None and error["type"] == "WorkflowFailed" and error.get("step"):
+            key = f"{key}/{error['step']}".lstrip("/")
+            cause = error["cause"]
+            if key in self.shape:
+                node = self._node(key, "step")
+                node.set(status="failed", error=cause or error, attempts=max(1, node.view.attempts))
+            error = cause
+
+    # -- the end
+
+    def freeze(self) -> tuple[StepView, ...]:
+        return self._frozen(self.top, self.run.status)
+
+    def _frozen(self, level: Mapping[str, _Node], above: str) -> tuple[StepView, ...]:
+        views: list[StepView] = []
+        for node in level.values():
+            view = node.view
+            if view.kind == "items":
+                view = attrs.evolve(view, status="completed" if above == "completed" else self.live)
+            views.append(attrs.evolve(view, steps=self._frozen(node.inner, view.status)))
+        views.sort(key=self._rank)
+        # What has steps inside is not recorded itself. Its steps say how it is; some may be in branches not taken.
+        later = False
+        for index, view in reversed(list(enumerate(views))):
+            inner = {step.status for step in view.steps}
+            if view.status == "pending" and inner - {"pending"}:
+                passed = inner <= {"completed", "skipped"} or (later and inner <= {"completed", "skipped", "pending"})
+                done = view.kind == "step" and passed
+                view = views[index] = attrs.evolve(view, status="completed" if done else self.live)
+            later = later or (view.kind == "step" and view.status != "pending")
+        return tuple(views)
+
+    def _rank(self, view: StepView) -> tuple[int, float]:
+        return (0, self.shape[view.path]) if view.path in self.shape else (1, _began(view))
+
+
+def _began(view: StepView) -> float:
+    starts = [view.started_at, *(_began(step) for step in view.steps)]
+    return min((start for start in starts if start is not None), default=float("inf"))

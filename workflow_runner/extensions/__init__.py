@@ -1,0 +1,1 @@
+"""Extensions of a scope: observers of what it does."""

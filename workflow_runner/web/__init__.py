@@ -1,0 +1,1 @@
+"""Pictures of runs and workflows: functions of records, which the command and the history page share."""

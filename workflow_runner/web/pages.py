@@ -1,0 +1,352 @@
+"""What stands on each page, as values: functions of a store and of what the address says. They render nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from markupsafe import Markup
+
+from workflow_runner._workflow.health import FlowHealth, health, read_for_health
+from workflow_runner._workflow.history import (
+    RESUMABLE,
+    STATUSES,
+    RunSummary,
+    RunView,
+    find_run,
+    list_runs,
+    output_of,
+    read_run,
+    summary,
+    walk,
+)
+from workflow_runner._workflow.history_data import log_data, run_data, view_data
+from workflow_runner.errors import RunNotFound
+from workflow_runner.store.base import LogRow, RunRecord, Store
+from workflow_runner.web.calendar import calendar_svg
+from workflow_runner.web.timeline import timeline_svg
+
+Arguments = Mapping[str, str]
+
+# So many runs a page lists, and so many log records it shows.
+LISTED = 50
+LOGGED = 500
+# So many of the newest runs of a flow tell its rates and times.
+JUDGED = 500
+# So many steps of a tree are listed; the picture has them all.
+TREE = 500
+
+
+def as_data(page: Mapping[str, Any]) -> dict[str, Any]:
+    """A page as JSON-ready data: the same, without its pictures."""
+    return {"schema": 1, **{name: _data(value) for name, value in page.items() if not isinstance(value, Markup)}}
+
+
+def _data(value: Any) -> Any:
+    if isinstance(value, RunSummary):
+        return run_data(value)
+    if isinstance(value, RunView):
+        return view_data(value)
+    if isinstance(value, LogRow):
+        return log_data(value)
+    if attrs.has(type(value)):
+        return {field.name: _data(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): _data(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_data(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+FILTERS = ("flow", "status", "partition", "batch", "tag", "since", "until")
+
+
+def runs_page(store: Store, arguments: Arguments) -> dict[str, Any]:
+    """Runs, newest first, with the filters of the address; times are dates or ISO moments in this machine's zone."""
+    given = {name: text for name in FILTERS if (text := arguments.get(name, "").strip())}
+    wrong: dict[str, str] = {}
+    filters: dict[str, Any] = {}
+    for name in ("flow", "partition"):
+        if name in given:
+            filters[name] = given[name]
+    if "batch" in given:
+        filters["batch_id"] = given["batch"]
+    if "tag" in given:
+        name, equals, value = given["tag"].partition("=")
+        if equals:
+            filters["tag"] = (name, value)
+        else:
+            wrong["tag"] = "a tag is NAME=VALUE"
+    for name in ("since", "until"):
+        if name in given:
+            try:
+                filters[name] = dt.datetime.fromisoformat(given[name]).timestamp()
+            except ValueError:
+                wrong[name] = "a date such as 2013-02-28, or with a time: 2013-02-28T18:30"
+    if given.get("status", "") not in ("", *STATUSES):
+        wrong["status"] = f"one of {', '.join(STATUSES)}"
+    status = (given["status"],) if "status" in given and "status" not in wrong else ()
+    limit = int(arguments["limit"]) if arguments.get("limit", "").isdigit() else LISTED
+    found = list_runs(store, status=status, limit=max(1, min(limit, 1000)), **filters)
+    usual = medians(store, {run.flow for run in found.runs})
+    return {
+        "runs": found.runs,
+        "more": found.more,
+        "at_least": found.at_least,
+        "usual": usual,
+        "given": given,
+        "wrong": wrong,
+        "flows": store.flows(),
+        "statuses": STATUSES,
+        "longest": max((run.duration or 0.0 for run in found.runs), default=0.0),
+    }
+
+
+def medians(store: Store, flows: Iterable[str]) -> dict[str, float]:
+    """The median duration of the newest completed runs of each flow, seconds; flows without one are left out."""
+    now = time.time()
+    found = {}
+    for flow in flows:
+        newest = store.runs(flow=flow, status="completed", limit=25)
+        durations = [run.duration for run in (summary(run, now) for run in newest) if run.duration is not None]
+        if durations:
+            found[flow] = statistics.median(durations)
+    return found
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def run_page(store: Store, arguments: Arguments, run_id: str) -> dict[str, Any]:
+    """One run: what it is, its picture, its steps, what it has logged, and the commands that go on with it."""
+    record = find_run(store, run_id)
+    rows = store.steps(record.run_id)
+    view = read_run(store, record.run_id)
+    events = view.events
+    logs = store.logs(record.run_id, limit=LOGGED)
+    picture = timeline_svg(
+        record, rows, store.attempts(record.run_id), events, style=False, zone=None, width=_width(arguments)
+    )
+    steps = [
+        {"depth": depth, "step": step, "output": output_of(step)} for depth, step in _first(walk(view.steps), TREE)
+    ]
+    return {
+        "view": view,
+        "run": view.run,
+        "picture": Markup(picture),
+        "steps": steps,
+        "more_steps": max(0, sum(1 for _ in walk(view.steps)) - TREE),
+        "logs": [log for log in logs if log.event != "thread.abandoned"],
+        "abandoned": [log_data(log) for log in logs if log.event == "thread.abandoned"],
+        "causes": causes(view.run.error),
+        "commands": commands(view.run, store.url),
+        "live": view.run.status in ("running", "pending"),
+        "resumable": view.run.status in RESUMABLE,
+        "family": _family(store, record),
+    }
+
+
+def _width(arguments: Arguments) -> int:
+    text = arguments.get("width", "")
+    return max(480, min(int(text), 2400)) if text.isdigit() else 1080
+
+
+def _first(items: Iterable[Any], count: int) -> list[Any]:
+    return [item for _, item in zip(range(count), items, strict=False)]
+
+
+def causes(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """An error and its causes, the last thing first."""
+    found = []
+    while error is not None and len(found) < 20:
+        found.append(error)
+        error = error.get("cause")
+    return found
+
+
+def commands(run: RunSummary, store: str) -> list[tuple[str, str]]:
+    """What can be done with a run in a shell: a label and the command."""
+    here = f"{run.run_id} --store '{store}'"
+    found = [("show", f"workflow-runner show {here}"), ("logs", f"workflow-runner logs {here}")]
+    if run.status in ("running", "pending"):
+        found.append(("cancel", f"workflow-runner cancel {here}"))
+    if run.status in RESUMABLE:
+        found.append(("resume", f"workflow-runner resume {here}"))
+    if run.status not in ("running", "pending"):
+        found.append(("retry", f"workflow-runner retry {here}"))
+    return found
+
+
+def _family(store: Store, record: RunRecord) -> list[RunSummary]:
+    """The runs that this one retries, the first one first, and those that retry it."""
+    now, above, known = time.time(), [], record
+    while known.parent is not None and len(above) < 20:
+        try:
+            known = store.run(known.parent)
+        except RunNotFound:  # pruned
+            break
+        above.insert(0, known)
+    return [summary(run, now) for run in (*above, *reversed(store.runs(parent=record.run_id, limit=20)))]
+
+
+# --- flows ------------------------------------------------------------------------------------------------------------
+
+
+def flows_page(store: Store, arguments: Arguments) -> dict[str, Any]:
+    """Every flow: how it is, and its last run."""
+    return {"flows": [_health_row(known) for known in health(read_for_health(store), time.time())]}
+
+
+def _health_row(known: FlowHealth) -> dict[str, Any]:
+    return {
+        "flow": known.flow,
+        "healthy": known.healthy,
+        "last": known.last,
+        "last_success": known.last_success,
+        "age": known.age,
+        "running": list(known.running),
+        "troubles": list(known.troubles),
+    }
+
+
+@attrs.frozen(kw_only=True)
+class Rates:
+    """What the newest runs of a flow tell.
+
+    Attributes:
+        runs: how many ended.
+        succeeded: the fraction of those that completed.
+        p50: the median duration, seconds.
+        p95: seconds that 95 of 100 stay below.
+    """
+
+    runs: int
+    succeeded: float | None
+    p50: float | None
+    p95: float | None
+
+
+def rates(runs: Sequence[RunSummary]) -> Rates:
+    """Count what has ended."""
+    ended = [run for run in runs if run.status in ("completed", "partial", "failed", "cancelled", "crashed")]
+    good = [run for run in ended if run.status in ("completed", "partial")]
+    durations = sorted(run.duration for run in good if run.duration is not None)
+    return Rates(
+        runs=len(ended),
+        succeeded=len(good) / len(ended) if ended else None,
+        p50=statistics.median(durations) if durations else None,
+        p95=durations[math.ceil(0.95 * len(durations)) - 1] if durations else None,
+    )
+
+
+def flow_page(store: Store, arguments: Arguments, flow: str) -> dict[str, Any]:
+    """One flow: its rates, its calendar of business dates, its newest runs."""
+    now = time.time()
+    runs = [summary(run, now) for run in store.runs(flow=flow, limit=JUDGED)]
+    if not runs:
+        raise RunNotFound(f"there is no run of a flow {flow!r}")
+    (known,) = health(read_for_health(store, flow), now)
+    days = by_day(runs)
+    return {
+        "flow": flow,
+        "health": _health_row(known),
+        "rates": rates(runs),
+        "runs": runs[:LISTED],
+        "more": max(0, len(runs) - LISTED),
+        "usual": medians(store, [flow]),
+        "longest": max(run.duration or 0.0 for run in runs[:LISTED]),
+        "days": {day.isoformat(): {"status": run.status, "run_id": run.run_id} for day, run in days.items()},
+        "missing": [day.isoformat() for day in missing(days)],
+        "calendar": Markup(
+            calendar_svg({day: run.status for day, run in days.items()}, style=False, title=f"Business dates of {flow}")
+        )
+        if days
+        else None,
+        "target": next((run.target for run in runs if run.target), None),
+    }
+
+
+def by_day(runs: Iterable[RunSummary]) -> dict[dt.date, RunSummary]:
+    """The newest run of each business date."""
+    found: dict[dt.date, RunSummary] = {}
+    for run in runs:
+        if run.as_of is not None:
+            found.setdefault(dt.date.fromisoformat(run.as_of), run)
+    return dict(sorted(found.items()))
+
+
+def missing(days: Iterable[dt.date]) -> list[dt.date]:
+    """The weekdays between the first and the last date that have no run; all days if there are runs at weekends."""
+    known = sorted(days)
+    if not known:
+        return []
+    weekends = any(day.weekday() >= 5 for day in known)
+    span = (known[0] + dt.timedelta(n) for n in range((known[-1] - known[0]).days))
+    there = set(known)
+    return [day for day in span if day not in there and (weekends or day.weekday() < 5)]
+
+
+# --- batches and comparisons ------------------------------------------------------------------------------------------
+
+
+def batch_page(store: Store, arguments: Arguments, batch: str) -> dict[str, Any]:
+    """One batch: a cell for each of its partitions, its failures grouped by exception."""
+    now = time.time()
+    runs = [summary(run, now) for run in store.runs(batch_id=batch, limit=None)]
+    if not runs:
+        raise RunNotFound(f"there is no run of a batch {batch!r}")
+    newest: dict[tuple[str, str], RunSummary] = {}
+    for run in runs:
+        newest.setdefault((run.flow, " ".join(part for part in (run.as_of, run.partition) if part) or run.run_id), run)
+    cells = [{"flow": flow, "partition": name, "run": run} for (flow, name), run in sorted(newest.items())]
+    counts: dict[str, int] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        run = cell["run"]
+        counts[run.status] = counts.get(run.status, 0) + 1
+        if run.error is not None:
+            last = causes(run.error)[-1]
+            groups.setdefault(f"{last['type']}: {last['message']}", []).append(cell)
+    return {
+        "batch": batch,
+        "cells": cells,
+        "counts": counts,
+        "groups": dict(sorted(groups.items(), key=lambda group: -len(group[1]))),
+    }
+
+
+def compare_page(store: Store, arguments: Arguments) -> dict[str, Any]:
+    """Two runs side by side: parameters, outputs and times of steps, and where they differ."""
+    names = [arguments.get(side, "").strip() for side in ("a", "b")]
+    if not all(names):
+        return {"a": None, "b": None, "given": names, "params": [], "steps": []}
+    a, b = (read_run(store, find_run(store, name).run_id) for name in names)
+    ours, theirs = (view.input if isinstance(view.input, dict) else {"input": view.input} for view in (a, b))
+    params = [
+        {"name": name, "a": ours.get(name), "b": theirs.get(name), "same": ours.get(name) == theirs.get(name)}
+        for name in dict.fromkeys([*ours, *theirs])
+    ]
+    left, right = ({step.path: step for _, step in walk(view.steps)} for view in (a, b))
+    steps = []
+    for path in list(dict.fromkeys([*left, *right]))[:TREE]:
+        one, other = left.get(path), right.get(path)
+        outputs = [None if step is None else output_of(step) for step in (one, other)]
+        steps.append(
+            {
+                "path": path,
+                "statuses": [None if step is None else step.status for step in (one, other)],
+                "durations": [None if step is None else step.duration for step in (one, other)],
+                "outputs": outputs,
+                "same": outputs[0] == outputs[1] and one is not None and other is not None,
+            }
+        )
+    return {"a": a.run, "b": b.run, "given": names, "params": params, "steps": steps}
