@@ -27,15 +27,89 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import flask
+
 from benchmarks.harness import benchmark, percentile
+from workflow_runner import FlowContext, Scope, flow
+from workflow_runner.integrations.flask import init_app
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = 16
 # an answer that takes longer is none
 PATIENCE = 1.0
+
+# --- the service, which gunicorn loads from here ----------------------------------------------------------------------
+
+WIDTH = 4
+CALL_SECONDS = 0.02
+HANG_SECONDS = 60.0
+TIMEOUT_SECONDS = 0.2
+WORKERS = 64
+# one call in twenty hangs
+EVERY = 20
+
+_never = threading.Event()
+_count = itertools.count(1).__next__
+
+
+def upstream(hanging: bool) -> int:
+    """A call to somebody else, which takes its time, or hangs."""
+    _never.wait(HANG_SECONDS if hanging and _count() % EVERY == 0 else CALL_SECONDS)
+    return 1
+
+
+@flow
+def call_upstream(ctx: FlowContext, hanging: bool) -> int:
+    return upstream(hanging)
+
+
+@flow
+def healthy(ctx: FlowContext, width: int) -> int:
+    return sum(ctx.parallel(call_upstream.each([False] * width)))
+
+
+@flow
+def patient(ctx: FlowContext, width: int) -> int:
+    settled = ctx.parallel_settled(call_upstream.each([True] * width), timeout=TIMEOUT_SECONDS)
+    return settled.stats.succeeded
+
+
+def on_scope() -> flask.Flask:
+    """The view on a scope."""
+    app = flask.Flask("scope")
+    scope = Scope(max_workers=WORKERS, max_abandoned=100_000)
+    init_app(app, scope)
+    app.get("/healthy", endpoint="healthy")(lambda: str(scope.run(healthy, WIDTH)))
+    app.get("/hanging", endpoint="hanging")(lambda: str(scope.run(patient, WIDTH)))
+    return app
+
+
+def on_pool() -> flask.Flask:
+    """The same on a bare pool, as it is usually written."""
+    app = flask.Flask("pool")
+    pool = ThreadPoolExecutor(WORKERS)
+
+    def view(hanging: bool) -> str:
+        done = 0
+        for future in [pool.submit(upstream, hanging) for _ in range(WIDTH)]:
+            try:
+                done += future.result(TIMEOUT_SECONDS if hanging else None)
+            except TimeoutError:
+                future.cancel()
+        if not done:
+            flask.abort(503)
+        return str(done)
+
+    app.get("/healthy", endpoint="healthy")(lambda: view(False))
+    app.get("/hanging", endpoint="hanging")(lambda: view(True))
+    return app
+
+
+# --- the load ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -44,7 +118,7 @@ def gunicorn(application: str) -> Iterator[int]:
     with tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2"]
         command += ["--worker-class", "gthread", "--threads", "16", "--graceful-timeout", "1"]
-        process = subprocess.Popen([*command, f"benchmarks.service_app:{application}()"], cwd=ROOT, stderr=errors)
+        process = subprocess.Popen([*command, f"benchmarks.service:{application}()"], cwd=ROOT, stderr=errors)
         try:
             yield _port(process, errors)
         finally:

@@ -16,7 +16,7 @@ The map:
     WorkflowResult              what a workflow's run was
     open_store                  runs on disk
     errors                      every exception
-    testing                     what tests need: ManualClock
+    testing                     what tests need: ManualClock, assert_resumable
 
 Each name is loaded when it is first asked for: a command that only prints its version imports none of them.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from workflow_runner import FlowContext, Step, Workflow, WorkflowContext, flow
+from workflow_runner import FlowContext, Step, Workflow, WorkflowContext, current, flow
 
 # So long a flow waits for its file, should the test have died.
 PATIENCE = 60.0
@@ -26,7 +26,8 @@ class Folder:
 
 
 def _begin(folder: Path, name: str) -> None:
-    """Tell the test, and wait for it, whatever the signal says."""
+    """Tell the test, and wait for it; when told to stop, tell it that, and go on waiting."""
+    current().signal.on_abort((folder / f"{name}.told").touch)
     (folder / f"{name}.begun").touch()
     end = time.monotonic() + PATIENCE
     while not (folder / f"{name}.go").exists() and time.monotonic() < end:

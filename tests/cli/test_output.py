@@ -266,6 +266,7 @@ def test_the_document_of_a_workflow_has_everything(command: Command) -> None:
         "outputs",
         "steps",
         "error",
+        "resume",
     ]
     first, second, third = document["steps"]
     assert list(first) == [

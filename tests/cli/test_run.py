@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from workflow_runner import open_store
 from workflow_runner.cli.exits import Exit
 from workflow_runner.store.base import EventRow, RunRecord
 
-from .conftest import ROOT, Command, Ran, end, start
+from .conftest import LONG, ROOT, Command, Ran, end, start
 from .waiting import await_file
 
 TWO = "sample_waits:two"
@@ -112,7 +113,7 @@ def test_a_locked_job_can_fail(separately: Command, holding: Any, url: str) -> N
 
 
 def test_a_locked_job_can_wait(holding: Any, tmp_path: Path, url: str) -> None:
-    """With --on-locked wait it goes on when the other has ended, here with its result, for which nothing is imported."""
+    """With --on-locked wait it goes on when the other has ended, here with what that one has done."""
     first = holding("--key", "k")
     second = start("run", "--store", url, "--key", "k", "--on-locked", "wait", TWO, "--folder", str(tmp_path))
     assert second.stderr is not None
@@ -168,7 +169,7 @@ def test_a_program_that_a_flow_starts_does_not_keep_the_lock(separately: Command
     (tmp_path / "children.go").touch()
     first = start(*words)
     try:
-        assert first.wait(20) == 0
+        assert first.wait(LONG) == 0
         ran = separately("run", "--dry-run", "--json", *words[1:])
         assert json.loads(ran.out)["holder"] is None
     finally:
@@ -190,7 +191,7 @@ def test_of_two_at_the_same_instant_one_runs(tmp_path: Path, url: str) -> None:
     both = [start(*words, before=barrier) for _ in range(2)]
     # the one that is skipped ends while the other still waits for its file
     await_file(tmp_path / "first.begun")
-    skipped = next(process for process in _until_one_ends(both))
+    skipped = next(_until_one_ends(both))
     (tmp_path / "first.go").touch()
     ended = {process.pid: end(process) for process in both}
     (other,) = (process for process in both if process is not skipped)
@@ -200,10 +201,8 @@ def test_of_two_at_the_same_instant_one_runs(tmp_path: Path, url: str) -> None:
     assert len(skips(url)) == 1
 
 
-def _until_one_ends(processes: list[subprocess.Popen[str]]) -> Any:
-    import time
-
-    limit = time.monotonic() + 20
+def _until_one_ends(processes: list[subprocess.Popen[str]]) -> Iterator[subprocess.Popen[str]]:
+    limit = time.monotonic() + LONG
     while time.monotonic() < limit:
         yield from (process for process in processes if process.poll() is not None)
         time.sleep(0.005)
@@ -226,19 +225,16 @@ def test_a_skip_is_recorded_in_a_store_that_is_not_made_yet(tmp_path: Path, url:
 
 
 @pytest.mark.parametrize(("on_locked", "code"), [("skip", 0), ("fail", 75)])
-def test_a_run_that_a_program_executes_counts_as_well(
-    command: Command, url: str, on_locked: str, code: int
-) -> None:
+def test_a_run_that_a_program_executes_counts_as_well(command: Command, url: str, on_locked: str, code: int) -> None:
     """A run under the key that was started in Python holds no lock, but has an owner in the store."""
     program = (
-        "import sys; sys.path.insert(0, 'tests/cli'); from sample_flows import stuck; from workflow_runner import Scope\n"
+        "import sys; sys.path.insert(0, 'tests/cli')\n"
+        "from sample_flows import stuck; from workflow_runner import Scope\n"
         f"scope = Scope(store={url!r}); run = scope.exec(stuck, idempotency_key='k')\n"
         "print(run.id, flush=True); sys.stdin.read(); import os; os._exit(0)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    other = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, stdin=-1, stdout=-1, text=True
-    )
+    other = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdin=-1, stdout=-1, text=True)
     try:
         assert other.stdout is not None
         run_id = other.stdout.readline().strip()
@@ -354,10 +350,10 @@ def test_parameters_come_from_a_file_and_words_win(command: Command, tmp_path: P
     assert command("run", "--params", str(as_json), "sample_flows:double").out.startswith("42\n")
 
 
-def test_parameters_come_from_stdin(separately: Callable[..., Ran]) -> None:
+def test_parameters_come_from_stdin() -> None:
     """A dash is JSON on stdin."""
     process = start("run", "--params", "-", "sample_flows:double", stdin=subprocess.PIPE)
-    out, err = process.communicate('{"number": 4}', timeout=20)
+    out, err = process.communicate('{"number": 4}', timeout=LONG)
     assert (process.returncode, out[:2], err) == (0, "8\n", "")
 
 
@@ -426,7 +422,9 @@ def test_ownership_that_was_lost_is_temporary(command: Command, url: str, monkey
         store.finish(record.run_id, record.fence, "cancelled", None, None)
         store.close()
 
-    monkeypatch.setattr(sample_flows, "taken", sample_flows.Workflow("taken", steps=[sample_flows.Step("one", taken)]), raising=False)
+    monkeypatch.setattr(
+        sample_flows, "taken", sample_flows.Workflow("taken", steps=[sample_flows.Step("one", taken)]), raising=False
+    )
     monkeypatch.setitem(sys.modules, "sample_flows", sample_flows)
     ran = command("run", "--store", url, "sample_flows:taken")
     assert ran.code == Exit.TEMPORARY

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from .conftest import LONG, ROOT, Command, end, start
+from workflow_runner import open_store
+from workflow_runner.cli.exits import Exit
+
+from .conftest import LONG, ROOT, Command, Ran, end, start
+from .waiting import await_file
+
+Popen = subprocess.Popen[str]
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -27,17 +35,131 @@ def test_a_signal_cancels_the_run_and_is_what_the_process_dies_of(separately: Co
 
 def test_a_flow_that_does_not_stop_is_left_behind_after_the_grace(separately: Command) -> None:
     """The process waits for a stuck flow as long as the grace, and no longer."""
-    short = "import workflow_runner.cli.run as run; run.GRACE = 0.05"
-    ran = separately("run", "sample_flows:interrupted_stuck", before=short)
+    ran = separately("run", "--grace", "0.05", "sample_flows:interrupted_stuck")
     assert ran.code == -signal.SIGTERM
     assert "interrupted_stuck was cancelled: interrupted by SIGTERM" in ran.err
 
 
 def test_a_second_signal_does_not_wait(separately: Command) -> None:
-    """Who asks twice means it: the process dies within the grace."""
-    long = "import workflow_runner.cli.run as run; run.GRACE = 3600.0"
-    ran = separately("run", "sample_flows:stubborn", "--number", str(int(signal.SIGTERM)), before=long)
+    """Who asks twice means it: the process dies within the grace, and says how it ended."""
+    ran = separately("run", "--grace", "3600", "sample_flows:stubborn", "--number", str(int(signal.SIGTERM)))
     assert ran.code == -signal.SIGTERM
+    assert "stubborn was cancelled: interrupted by SIGTERM" in ran.err
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+def waiting(tmp_path: Path, *options: str, target: str = "sample_waits:two", begun: str = "first") -> Popen:
+    """A process whose flow waits for a file, and does not look at its signal."""
+    process = start("run", *options, target, "--folder", str(tmp_path))
+    await_file(tmp_path / f"{begun}.begun")
+    return process
+
+
+def state(url: str) -> tuple[str, set[str]]:
+    """The status of the only run, and what it has recorded."""
+    store = open_store(url)
+    try:
+        (run,) = store.runs()
+        return run.status, {row.path for row in store.steps(run.run_id)}
+    finally:
+        store.close()
+
+
+def test_after_the_first_signal_a_running_step_may_finish(tmp_path: Path, url: str) -> None:
+    """Within the grace it is recorded, the next one does not begin, and the run is handed back to be gone on with."""
+    process = waiting(tmp_path, "--store", url, "--key", "k", "--grace", "3600")
+    process.send_signal(signal.SIGTERM)
+    (tmp_path / "first.go").touch()
+    ran = end(process)
+    assert ran.code == -signal.SIGTERM
+    assert state(url) == ("pending", {"first"})
+    assert not (tmp_path / "second.ran").exists()
+    assert "interrupted by SIGTERM" in ran.err
+    line = ran.err.splitlines()[-1]
+    assert line.startswith("go on with it: workflow-runner resume ")
+    assert line.endswith(f" --store {url}")
+    # the line can be typed
+    (tmp_path / "first.begun").unlink()
+    ran = end(start(*shlex.split(line.partition("workflow-runner ")[2])))
+    assert (ran.code, state(url)) == (0, ("completed", {"first", "second"}))
+    assert not (tmp_path / "first.begun").exists()
+
+
+def test_after_the_second_signal_nobody_waits(tmp_path: Path, url: str) -> None:
+    """The step is left behind, the run is handed back all the same, and the process dies of the first signal."""
+    process = waiting(tmp_path, "--store", url, "--grace", "3600")
+    process.send_signal(signal.SIGTERM)
+    await_file(tmp_path / "first.told")
+    process.send_signal(signal.SIGINT)
+    ran = end(process)
+    assert ran.code == -signal.SIGTERM
+    assert state(url) == ("pending", set())
+    assert ran.err.splitlines()[-1].startswith("go on with it: workflow-runner resume ")
+
+
+def test_the_third_signal_is_at_once(tmp_path: Path, url: str) -> None:
+    """Whatever the process does then, here it waits for the disk: it is dead, and the run is found to have crashed."""
+    stuck = (
+        "import threading, pathlib; from workflow_runner._core import scope\n"
+        "def close(*args, **options):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'closing').touch()\n"
+        "    threading.Event().wait()\n"
+        "scope.Scope.close = close"
+    )
+    process = start("run", "--store", url, "sample_waits:two", "--folder", str(tmp_path), before=stuck)
+    await_file(tmp_path / "first.begun")
+    for told in ("first.told", "closing"):
+        process.send_signal(signal.SIGTERM)
+        await_file(tmp_path / told)
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == Ran(-signal.SIGTERM, "", "sample_waits is imported\n")
+    assert state(url) == ("running", set())
+
+
+def test_without_a_store_the_stages_are_the_same(tmp_path: Path) -> None:
+    """There is nothing to go on with, and nothing is said of that."""
+    process = waiting(tmp_path, "--grace", "3600")
+    process.send_signal(signal.SIGINT)
+    await_file(tmp_path / "first.told")
+    process.send_signal(signal.SIGINT)
+    ran = end(process)
+    assert ran.code == -signal.SIGINT
+    assert "interrupted by SIGINT" in ran.err
+    assert "go on with it" not in ran.err
+
+
+def test_a_fan_out_keeps_what_was_done(tmp_path: Path, url: str) -> None:
+    """Items that end within the grace are recorded, no further one begins, and the run goes on from there."""
+    words = ["--store", url, "--key", "k", "--grace", "3600"]
+    process = waiting(tmp_path, *words, target="sample_waits:many", begun="item2")
+    process.send_signal(signal.SIGTERM)
+    for name in ("item1", "item2"):
+        (tmp_path / f"{name}.go").touch()
+    ran = end(process)
+    assert ran.code == -signal.SIGTERM
+    status, paths = state(url)
+    assert status == "pending"
+    assert {path[-2] for path in paths} == {"0", "1", "2"}
+    assert not (tmp_path / "item3.begun").exists()
+    (tmp_path / "item3.go").touch()
+    ran = end(start("run", *words, "sample_waits:many", "--folder", str(tmp_path)))
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "6")
+
+
+def test_a_supervisor_gets_a_code_instead(tmp_path: Path, url: str) -> None:
+    """With --exit-on-interrupt the process exits, whatever threads there are, and the document says both."""
+    process = waiting(tmp_path, "--json", "--store", url, "--grace", "0.05", "--exit-on-interrupt", "75")
+    process.send_signal(signal.SIGTERM)
+    ran = end(process)
+    assert ran.code == Exit.TEMPORARY
+    document = json.loads(ran.out)
+    assert (document["exit_code"], document["signal"], document["status"]) == (75, "SIGTERM", "cancelled")
+    assert document["resume"].startswith("workflow-runner resume ")
+    assert state(url)[0] == "pending"
 
 
 @BOTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
@@ -481,3 +482,48 @@ def test_an_extension_can_be_added_later(make_scope: Callable[..., Scope]) -> No
     scope.use(Watches())
     scope.run(call(int))
     assert seen == ["execution"]
+
+
+class Above(Recorder):
+    """Wraps no items."""
+
+    around = ("execution", "parallel")
+
+
+def test_an_extension_may_pass_over_items(make_scope: Callable[..., Scope]) -> None:
+    """It sees runs, children and whole fan-outs; others see the items all the same."""
+    above, every = Above("above"), Recorder("every")
+    assert make_scope(extensions=[above]).run(top, 1) == [2, 2, 4]
+    assert make_scope(extensions=[above, every]).run(top, 1) == [2, 2, 4]
+    begun = [(kind, name) for _, when, kind, name in above.notes if when == "before"]
+    assert begun == [("execution", "top"), ("execution", "double"), ("parallel", "parallel")] * 2
+    assert sum(when == "before" and name == "double" for _, when, _, name in every.notes) == 3
+
+
+def test_items_see_what_was_set_around_their_fan_out(make_scope: Callable[..., Scope]) -> None:
+    """A context variable that a wrap sets around a fan-out is there for its items, on every thread."""
+    around: ContextVar[str] = ContextVar("around", default="nothing")
+    met = threading.Barrier(2)
+
+    class Sets(Extension):
+        around = ("parallel",)
+
+        def wrap(self, scope: Scope, next: Callable[[], Any], operation: Operation) -> Any:
+            token = around.set(operation.kind)
+            try:
+                return next()
+            finally:
+                around.reset(token)
+
+    @flow
+    def item(ctx: FlowContext, n: int) -> tuple[str, int]:
+        met.wait(LONG)
+        return around.get(), threading.get_ident()
+
+    @flow
+    def both(ctx: FlowContext, _input: None) -> list[tuple[str, int]]:
+        return ctx.parallel(item.each([1, 2]))
+
+    found = make_scope(max_workers=2, extensions=[Sets()]).run(both)
+    assert [kind for kind, _ in found] == ["parallel"] * 2
+    assert len({thread for _, thread in found}) == 2

@@ -17,7 +17,7 @@ from workflow_runner._core.retry import retrying
 from workflow_runner._core.signal import Signal, run_callbacks
 from workflow_runner._core.status import CANCELLED, PENDING, RUNNING, ExecutionStatus
 from workflow_runner._core.task import Task, cancelled_by
-from workflow_runner._core.traceparent import current_trace_id
+from workflow_runner._core.traceparent import JOINED, current_trace_id
 
 if TYPE_CHECKING:
     from workflow_runner._core.flow import Flow
@@ -97,12 +97,16 @@ class FlowExecution(Task, Generic[Out]):
         run_id = ctx.id
         if flow._takes_secrets:
             secrets.hold(ctx, *(secret for _, secret in secrets.secrets_in(input)))
-        ctx._trace_id = trace_id = flow.trace_id(input) or ctx._trace_id or current_trace_id() or run_id
+        wraps = self._scope._wraps["execution"]
+        trace_id = flow.trace_id(input) or ctx._trace_id
+        if trace_id is None and (wraps or JOINED.get() is not None):  # asking a tracer takes a microsecond
+            trace_id = current_trace_id()
+        ctx._trace_id = trace_id = trace_id or run_id
         RUN_ID.set(run_id)
         TRACE_ID.set(trace_id)
         if STEP.get() is not ...:  # a run inside a step of another one
             STEP.set(...)
-        if flow.retry is None and not self._scope._wraps:
+        if flow.retry is None and not wraps:
             CURRENT.set(ctx)
             FLOW.set(flow.name)
             try:

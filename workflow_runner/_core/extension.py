@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from workflow_runner._core.scope import Scope
     from workflow_runner._core.status import ExecutionStatus
     from workflow_runner._core.tags import TagStore
+
+
+KINDS = ("execution", "item", "step", "parallel", "journal")
 
 
 @attrs.frozen(kw_only=True)
@@ -47,13 +50,14 @@ class Operation:
 class Extension:
     """Base of all extensions; every method does nothing until it is overridden, and then costs nothing.
 
-    The first extension of a scope is the outermost. `wrap` and `wrap_task` belong to the run: they may replace the result, skip, catch,
-    or call ``next`` again. `on_status` and `dispose` only observe: what they raise is logged.
+    The first extension of a scope is the outermost. `wrap` and `wrap_task` belong to the run: they may replace the
+    result, skip, catch, or call ``next`` again. `on_status` and `dispose` only observe: what they raise is logged.
     """
 
     name: str = ""
-    wraps_items: bool = True
-    """Whether `wrap` is called around each item of a fan-out, too. Without that an item costs a fraction."""
+    around: Collection[str] = KINDS
+    """What `wrap` is called around: kinds of operations, and "item" for a child that is an item of a fan-out. What
+    nobody is around of takes the short way, so name no more than is needed."""
 
     def init(self, scope: Scope) -> None:
         """Called once, in the thread that makes the scope. What it raises stops the scope from being made."""

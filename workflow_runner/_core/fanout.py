@@ -246,7 +246,7 @@ class Parallel(FanOut):
             BaseException: unless settling, the failure with the lowest index; an item's interrupt in any case.
         """
         helpers = min(self.concurrency, self._size) - 1
-        if self.parent._scope._wraps:  # an extension may have set some around this
+        if self.parent._scope._wraps["parallel"]:  # an extension may have set some around this
             self._contextvars = copy_context()
         if self._flow is not None:
             self._contextvars.run(FLOW.set, self._flow.name)
@@ -290,7 +290,7 @@ class Parallel(FanOut):
 
     def _work(self, worker: Worker | None) -> None:
         flow = self._flow
-        wraps = self.parent._scope._item_wraps
+        wraps = self.parent._scope._wraps["item"]
         plain = self.timeout is None and self.on is None and self.recorder is None and not wraps
         if flow is not None and plain and flow.timeout is None and flow.retry is None and not flow.tags:
             self._work_plainly(worker, flow)

@@ -160,7 +160,8 @@ class FlowContext(ExecutionContext):
             run = partial(self._run_child, flow, input, name=name, segment=segment, timeout=limit, retry=retry, on=on)
             return self._recorder.answer(f"{self._path}/{segment}".lstrip("/"), flow.name, flow.prepare(input), run)
         if key is None and timeout is None and on is None and retry is None:
-            if flow.timeout is None and flow.retry is None and not flow.tags and not self._scope._wraps:
+            wraps = self._scope._wraps["execution"]
+            if flow.timeout is None and flow.retry is None and not flow.tags and not wraps:
                 child = type(self)(self._scope, self, name)
                 child._segment = segment
                 return child._run_here(child._perform, flow, flow.prepare(input))
@@ -229,7 +230,7 @@ class FlowContext(ExecutionContext):
                 body: Callable[[], Any] = partial(offload.run, child, flow, input, on)
             else:
                 body = partial(child._perform, flow, input)
-            if scope._wraps:
+            if scope._wraps[child._kind(kind)]:
                 body = partial(child._wrapped, kind, body, child._name, flow=flow, input=input, key=key)
             return child._run_here(body) if timeout is None else self._run_timed(child, body, timeout)
 
@@ -314,8 +315,7 @@ class FlowContext(ExecutionContext):
         key: str | None = None,
     ) -> Any:
         """``body()`` with the scope's extensions around it."""
-        is_item = kind == "execution" and self._fanout is not None
-        wraps = self._scope._item_wraps if is_item else self._scope._wraps
+        wraps = self._scope._wraps[self._kind(kind)]
         if not wraps:
             return body()
         operation = Operation(
@@ -330,6 +330,10 @@ class FlowContext(ExecutionContext):
             attempt=self._attempt,
         )
         return wrapped(wraps, self._scope, operation, body)
+
+    def _kind(self, kind: str) -> str:
+        """What an extension calls it that may be around it."""
+        return "item" if self._fanout is not None and kind == "execution" else kind
 
     # -- many children
 

@@ -20,7 +20,7 @@ from workflow_runner._core import log
 from workflow_runner._core.clock import SYSTEM_CLOCK, Clock, seconds
 from workflow_runner._core.context import CURRENT, ExecutionContext, TrackedExecution, on_slot_of
 from workflow_runner._core.execution import FlowExecution
-from workflow_runner._core.extension import Extension, overriding
+from workflow_runner._core.extension import KINDS, Extension, overriding
 from workflow_runner._core.flow import Call, Flow, check_name
 from workflow_runner._core.flow_context import FlowContext, _no_flow
 from workflow_runner._core.journal import Journal, MemoryJournal
@@ -116,8 +116,7 @@ class Scope:
         self._closer = 0
         self._make_journal: Callable[[], Journal] = MemoryJournal
         self.extensions: tuple[Extension, ...] = ()
-        self._wraps: tuple[Any, ...] = ()
-        self._item_wraps: tuple[Any, ...] = ()
+        self._wraps: dict[str, tuple[Any, ...]] = dict.fromkeys(KINDS, ())
         self._watchers: tuple[Any, ...] = ()
         self._task_wraps: tuple[Any, ...] = ()
         for extension in extensions:
@@ -133,8 +132,7 @@ class Scope:
         """
         extension.init(self)
         self.extensions = (*self.extensions, extension)
-        self._wraps = overriding(self.extensions, "wrap")
-        self._item_wraps = overriding([e for e in self.extensions if e.wraps_items], "wrap")
+        self._wraps = {kind: overriding([e for e in self.extensions if kind in e.around], "wrap") for kind in KINDS}
         self._watchers = overriding(self.extensions, "on_status")
         self._task_wraps = overriding(self.extensions, "wrap_task")
 
@@ -360,7 +358,7 @@ class Scope:
 
     def is_own_thread(self) -> bool:
         """Whether the calling thread is one of this scope's, and not that of somebody who calls ``run``."""
-        return self._slots.owns(threading.current_thread())
+        return self._slots.own_this_thread()
 
     # -- ending
 

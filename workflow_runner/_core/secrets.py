@@ -206,7 +206,8 @@ _held: dict[weakref.ref[Any], set[str]] = {}
 _gone: deque[weakref.ref[Any]] = deque()
 # All of them, the longest first, so that of two that begin alike the whole of the longer one is replaced.
 _texts: tuple[str, ...] = ()
-_lock = threading.Lock()
+# Reentrant: the handler of a signal may log while its thread is in here.
+_lock = threading.RLock()
 _keeper: _Keeper | None = None
 
 
@@ -336,7 +337,7 @@ def _masked(data: Any) -> Any:
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()  # the parent's may be held by a thread that is not here
+    _lock = threading.RLock()  # the parent's may be held by a thread that is not here
 
 
 if hasattr(os, "register_at_fork"):

@@ -90,7 +90,16 @@ class Threads(ThreadPoolExecutor):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(max_workers=sys.maxsize, thread_name_prefix=name)
+        self._local = threading.local()
+        super().__init__(max_workers=sys.maxsize, thread_name_prefix=name, initializer=self._mark)
+
+    def _mark(self) -> None:
+        # the table of threads has a thread some time after it has begun to work
+        self._local.ours = True
+
+    def own_this_one(self) -> bool:
+        """Whether the calling thread is one of these."""
+        return getattr(self._local, "ours", False)
 
     def _adjust_thread_count(self) -> None:
         if self._idle_semaphore.acquire(timeout=0):
@@ -224,9 +233,9 @@ class Slots:
         except RuntimeError:
             fn()
 
-    def owns(self, thread: threading.Thread) -> bool:
-        """Whether ``thread`` is one of those that work here."""
-        return thread in self._threads._threads
+    def own_this_thread(self) -> bool:
+        """Whether the calling thread is one of those that work here."""
+        return self._threads.own_this_one()
 
     def _check_abandoned(self) -> None:
         if len(self.abandoned) >= self.max_abandoned:

@@ -17,7 +17,7 @@ from workflow_runner._core.flow import Flow, check_name
 from workflow_runner._core.flow_context import FlowContext
 from workflow_runner._core.retry import Retry
 from workflow_runner._core.tags import Tagged
-from workflow_runner._workflow import dot, mermaid, runner
+from workflow_runner._workflow import runner
 from workflow_runner._workflow.context import WorkflowContext
 from workflow_runner._workflow.graph import Graph, Inner
 from workflow_runner._workflow.mapping import SecretDict, freeze
@@ -340,10 +340,14 @@ class Workflow(Flow[Any, WorkflowResult]):
 
     def to_mermaid(self) -> str:
         """The workflow's shape as a Mermaid flowchart (mermaid.js.org)."""
+        from workflow_runner._workflow import mermaid
+
         return mermaid.flowchart(self)
 
     def to_dot(self) -> str:
         """The workflow's shape in DOT, the language of Graphviz (graphviz.org)."""
+        from workflow_runner._workflow import dot
+
         return dot.digraph(self)
 
     def nested(self, ctx: FlowContext, context: WorkflowContext) -> Inner:

@@ -191,7 +191,7 @@ def _run_node(
             journal.enter(path)
             if node.once:
                 _begin_once(journal, path, node, started)
-        if node.plain and not scope._wraps and node.flow is not None:
+        if node.plain and not scope._wraps["step"] and node.flow is not None:
             child = type(ctx)(scope, ctx, node.name, fanout, index)
             child._segment = node.name
             value = child._run_here(child._perform, node.flow, context)

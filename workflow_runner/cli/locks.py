@@ -72,6 +72,7 @@ class Lock:
         """Let the next one have it."""
         if self._file in _open:
             _open.discard(self._file)
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # also for a child that was forked just now, and has not closed it
             os.close(self._file)
 
 

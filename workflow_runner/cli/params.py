@@ -97,7 +97,9 @@ def read(
     except cyclopts.CycloptsError as error:
         # cyclopts looks for what is missing before it looks at what is too much: a misspelt name is both.
         unknown = _misspelt(app, words) if isinstance(error, cyclopts.MissingArgumentError) else None
-        raise CommandError(Exit.PARAMETERS, unknown or explain(error, words), hint=f"see {command} --help") from error
+        example = "" if unknown or error.argument is None else _example(error.argument)
+        hint = f"{example}see {command} --help"
+        raise CommandError(Exit.PARAMETERS, unknown or explain(error, words), hint=hint) from error
     return made
 
 
@@ -292,6 +294,29 @@ _KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
 }
+
+
+_EXAMPLES: dict[Any, str] = {
+    str: "text",
+    int: "5",
+    float: "1.5",
+    Decimal: "1.10",
+    dt.date: "2013-02-28",
+    dt.datetime: "2013-02-28T18:30:00+01:00",
+    dt.time: "18:30",
+    dt.timedelta: "90",
+}
+
+
+def _example(argument: cyclopts.Argument) -> str:
+    """How a parameter of this type is given, for the beginning of a hint; nothing where that is not known."""
+    type_ = argument.hint
+    value = _EXAMPLES.get(type_)
+    if isinstance(type_, EnumType):
+        value = cyclopts.default_name_transform(next(iter(type_.__members__)))
+    elif typing.get_origin(type_) is typing.Literal:
+        value = str(typing.get_args(type_)[0])
+    return "" if value is None else f"such as {argument.name} {value}; "
 
 
 def convert(type_: Any, tokens: Any) -> Any:

@@ -20,7 +20,7 @@ from workflow_runner._workflow.result import StepRecord, StepStatus, WorkflowSta
 from workflow_runner.cli import NAME
 from workflow_runner.cli.exits import Exit
 from workflow_runner.cli.signals import told
-from workflow_runner.errors import ExecutionTimeout, WorkflowFailed
+from workflow_runner.errors import ExecutionTimeout, OwnershipLost, RunOwned, WorkflowFailed
 from workflow_runner.store.base import RunRecord
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 GRACE = 10.0
 # Seconds that threads have to end after their run has.
 LAST_THREADS = 2.0
+
+# Somebody else executes the run: that is no failure of it.
+_TAKEN_OVER = (OwnershipLost, RunOwned)
 
 Start = Callable[[Scope], FlowExecution[Any]]
 """Starts a run: ``scope.exec``, ``scope.resume`` or ``scope.retry`` with its arguments."""
@@ -215,10 +218,13 @@ def outcome_of(
     result = execution.result() if error is None else None
     if error is None:
         status, code = "completed", Exit.DONE
+    elif isinstance(error, _TAKEN_OVER) or isinstance(error.__cause__, _TAKEN_OVER):
+        status, code = "failed", Exit.TEMPORARY
     elif not execution.cancelled():
         status, code = "failed", Exit.FAILED
     else:
         status, code = "cancelled", Exit.TIMEOUT if isinstance(error, ExecutionTimeout) else Exit.FAILED
+    goes_on = error is not None and code is not Exit.TEMPORARY and store not in (None, "memory:")
     started, ended = execution.ctx.details.started_at, execution.ctx.details.completed_at
     outcome = Outcome(
         flow=execution.flow_name,
@@ -230,7 +236,7 @@ def outcome_of(
         duration=(ended - started).total_seconds() if started and ended else 0.0,
         answered=execution.answered,
         interrupted_by=interrupted_by,
-        resume=None if error is None or store in (None, "memory:") else resume_command(execution.id, store),
+        resume=resume_command(execution.id, store) if goes_on else None,
     )
     workflow = error.result if isinstance(error, WorkflowFailed) else result
     if not isinstance(workflow, WorkflowResult):
@@ -239,9 +245,9 @@ def outcome_of(
     return _with_steps(outcome, workflow, choices)
 
 
-def resume_command(run_id: str, store: str) -> str:
+def resume_command(run_id: str, store: str | None) -> str:
     """What goes on with a run, to be typed."""
-    return shlex.join((NAME, "resume", run_id, "--store", store))
+    return shlex.join((NAME, "resume", run_id, *(() if store is None else ("--store", store))))
 
 
 def _choices(steps: Iterable[Step]) -> Iterator[str]:

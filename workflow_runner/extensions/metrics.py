@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from workflow_runner._core.execution import FlowExecution
 from workflow_runner._core.extension import Extension, Operation
-from workflow_runner._core.scope import Scope
+from workflow_runner._core.scope import Scope, ScopeStats
 from workflow_runner._core.status import COMPLETED, RUNNING, ExecutionStatus
 from workflow_runner._workflow.durable import FollowedExecution
 from workflow_runner.errors import OwnershipLost
@@ -30,6 +30,16 @@ OTHER = "other"
 
 # Seconds: from a call inside a request to a job of a night.
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0)
+
+
+# What is read from a scope's statistics.
+_GAUGES = {
+    "executions_active": ("active", "Executions that run."),
+    "executions_pending": ("pending", "Executions that wait for a slot."),
+    "slots": ("max_workers", "Slots in all."),
+    "slots_free": ("free", "Slots that nobody uses."),
+    "threads_abandoned": ("abandoned", "Threads that a deadline has left behind."),
+}
 
 
 class Metrics(Extension):
@@ -59,7 +69,7 @@ class Metrics(Extension):
     """
 
     name = "metrics"
-    wraps_items = False
+    around = ("step",)
 
     def __init__(
         self, registry: CollectorRegistry = REGISTRY, *, buckets: Iterable[float] = BUCKETS, max_names: int = 200
@@ -74,10 +84,12 @@ class Metrics(Extension):
         self._max_names = max_names
 
     def init(self, scope: Scope) -> None:
-        self._families.scopes.add(scope)
+        with _lock:
+            self._families.scopes.add(scope)
 
     def dispose(self, scope: Scope) -> None:
-        self._families.scopes.discard(scope)
+        with _lock:
+            self._families.scopes.discard(scope)
 
     def on_status(self, execution: FlowExecution[Any], status: ExecutionStatus) -> None:
         if execution.answered or isinstance(execution, FollowedExecution):
@@ -87,20 +99,17 @@ class Metrics(Extension):
             flow.started.inc()
             return
         ctx, error = execution.ctx, execution._error
-        flow.ended(status).inc()
+        flow.ended[status].inc()
+        if ctx._attempt > 1:
+            flow.retries.inc(ctx._attempt - 1)
         if ctx._started is not None and ctx._ended is not None:
             flow.duration.observe(max(0.0, ctx._ended - ctx._started))
         if status is COMPLETED:
-            flow.last_success.set(ctx._ended or 0.0)
+            flow.succeeded(ctx._ended or 0.0)
         if isinstance(error, OwnershipLost) or (error is not None and isinstance(error.__cause__, OwnershipLost)):
             flow.lost.inc()
 
     def wrap(self, scope: Scope, next: Callable[[], Any], operation: Operation) -> Any:
-        kind = operation.kind
-        if kind != "step":
-            if kind == "execution" and operation.attempt > 1 and operation.depth == 0 and operation.flow is not None:
-                self._step(operation.flow.name, "").retries.inc()
-            return next()
         step = self._step(_flow_of(operation), operation.name)
         if operation.attempt > 1:
             step.retries.inc()
@@ -113,64 +122,51 @@ class Metrics(Extension):
     def _flow(self, name: str) -> _Flow:
         flow = self._flows.get(name)
         if flow is None:
-            if len(self._flows) >= self._max_names and name != OTHER:
-                return self._flow(OTHER)
+            if len(self._flows) >= self._max_names:
+                name = OTHER
             flow = self._flows.setdefault(name, _Flow(self._families, name))
         return flow
 
     def _step(self, flow: str, name: str) -> _Step:
         step = self._steps.get((flow, name))
         if step is None:
-            if len(self._steps) >= self._max_names and name != OTHER:
-                return self._step(OTHER, OTHER)
+            if len(self._steps) >= self._max_names:
+                flow = name = OTHER
             step = self._steps.setdefault((flow, name), _Step(self._families, flow, name))
         return step
 
 
 def _flow_of(operation: Operation) -> str:
-    """The flow of the run: its name, since what an execution is called anybody may choose."""
+    """The name of the run's flow; what an execution is called anybody may choose."""
     root = operation.context._context.root
     task = root._task
     return task.flow_name if isinstance(task, FlowExecution) else root.name
 
 
 class _Flow:
-    """What is counted of one flow, looked up once."""
+    """What is counted of one flow, from 0 on."""
 
     def __init__(self, families: _Families, name: str) -> None:
-        self._families = families
-        self._name = name
-        self._ended: dict[str, Any] = {}
         self.started = families.started.labels(name)
+        self.ended = {s: families.ended.labels(name, str(s)) for s in ExecutionStatus if s.terminal}
         self.duration = families.run_duration.labels(name)
+        self.retries = families.retries.labels(name, "")
         self.lost = families.lost.labels(name)
+        self._families, self._name = families, name
+        self._last_success: Gauge | None = None  # made by the first: 0 would be 1970
 
-    @property
-    def last_success(self) -> Any:
-        return self._families.last_success.labels(self._name)  # not before there is one: it would say 1970
-
-    def ended(self, status: str) -> Any:
-        counter = self._ended.get(status)
-        if counter is None:
-            counter = self._ended[status] = self._families.ended.labels(self._name, str(status))
-        return counter
+    def succeeded(self, moment: float) -> None:
+        if self._last_success is None:
+            self._last_success = self._families.last_success.labels(self._name)
+        self._last_success.set(moment)
 
 
 class _Step:
-    """What is counted of one step, looked up once."""
+    """What is counted of one step, from 0 on."""
 
     def __init__(self, families: _Families, flow: str, name: str) -> None:
-        self._families = families
-        self._labels = flow, name
-
-    @property
-    def retries(self) -> Any:
-        return self._families.retries.labels(*self._labels)
-
-    @property
-    def duration(self) -> Any:
-        found = self.__dict__["duration"] = self._families.step_duration.labels(*self._labels)
-        return found
+        self.retries = families.retries.labels(flow, name)
+        self.duration = families.step_duration.labels(flow, name)
 
 
 class _Families(Collector):
@@ -184,9 +180,7 @@ class _Families(Collector):
         self.lost = Counter(
             f"{prefix}ownership_lost", "Runs that another process has taken over.", flow, registry=registry
         )
-        self.retries = Counter(
-            f"{prefix}retries", "Attempts after the first.", ["flow", "step"], registry=registry
-        )
+        self.retries = Counter(f"{prefix}retries", "Attempts after the first.", ["flow", "step"], registry=registry)
         self.run_duration = Histogram(
             f"{prefix}run_duration_seconds", "Running time of runs.", flow, registry=registry, buckets=buckets
         )
@@ -206,33 +200,25 @@ class _Families(Collector):
         )
         registry.register(self)
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> list[GaugeMetricFamily]:
         return self._gauges([])
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        return self._gauges(sorted(self.scopes, key=lambda scope: scope.name))
+    def collect(self) -> list[GaugeMetricFamily]:
+        with _lock:
+            scopes = sorted(self.scopes, key=lambda scope: scope.name)
+        return self._gauges(scopes)
 
     def _gauges(self, scopes: list[Scope]) -> list[GaugeMetricFamily]:
-        gauges = {
-            "active": GaugeMetricFamily("workflow_runner_executions_active", "Executions that run.", labels=["scope"]),
-            "pending": GaugeMetricFamily(
-                "workflow_runner_executions_pending", "Executions that wait for a slot.", labels=["scope"]
-            ),
-            "max_workers": GaugeMetricFamily("workflow_runner_slots", "Slots in all.", labels=["scope"]),
-            "free": GaugeMetricFamily("workflow_runner_slots_free", "Slots that nobody uses.", labels=["scope"]),
-            "abandoned": GaugeMetricFamily(
-                "workflow_runner_threads_abandoned", "Threads that a deadline has left behind.", labels=["scope"]
-            ),
-        }
-        counts: dict[str, dict[str, int]] = {}
-        for scope in scopes:  # those of one name are one
-            stats, of_name = scope.stats(), counts.setdefault(scope.name, dict.fromkeys(gauges, 0))
-            for count in gauges:
-                of_name[count] += getattr(stats, count)
-        for name, of_name in counts.items():
-            for count, gauge in gauges.items():
-                gauge.add_metric([name], of_name[count])
-        return list(gauges.values())
+        found: dict[str, list[ScopeStats]] = {}
+        for scope in scopes:  # those of one name are shown as one
+            found.setdefault(scope.name, []).append(scope.stats())
+        gauges = []
+        for name, (count, help) in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"workflow_runner_{name}", help, labels=["scope"])
+            for scope_name, stats in found.items():
+                gauge.add_metric([scope_name], sum(getattr(each, count) for each in stats))
+            gauges.append(gauge)
+        return gauges
 
 
 _families: WeakKeyDictionary[CollectorRegistry, _Families] = WeakKeyDictionary()

@@ -55,13 +55,13 @@ class Traces(Extension):
     name = "traces"
 
     def __init__(self, *, items: bool = False, provider: trace.TracerProvider | None = None) -> None:
-        self.wraps_items = items
+        self.around = ("execution", "step", "parallel", "item") if items else ("execution", "step", "parallel")
         self._provider = provider
         self._tracer: Tracer | None = None
 
     def wrap(self, scope: Scope, next: Callable[[], Any], operation: Operation) -> Any:
         tracer = self._tracer or self._find_tracer()
-        if tracer is None or operation.kind not in _VERBS:
+        if tracer is None:
             return next()
         ctx = operation.context._context
         assert isinstance(ctx, FlowContext)

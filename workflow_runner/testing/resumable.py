@@ -84,6 +84,7 @@ def assert_resumable(
         AssertionError: names the step after which the run was killed, and what is different.
         ValueError: this platform has no fork.
     """
+    __tracebackhide__ = True
     if not hasattr(os, "fork"):
         raise ValueError("assert_resumable needs os.fork")
     with tempfile.TemporaryDirectory() as temporary:
@@ -109,6 +110,7 @@ class _Check:
     timeout: float
 
     def run(self) -> Resumable:
+        __tracebackhide__ = True
         codec.converter()  # here, or every child would import what it needs
         name = self.flow.name
         said = self._child("undisturbed", self._start, None)
@@ -143,6 +145,7 @@ class _Check:
             store.close()
 
     def _check(self, expected: _Left, before: _Left, got: _Left, place: str) -> None:
+        __tracebackhide__ = True
         now = {row.path: row for row in got.rows}
         _expect(len(now) == len(got.rows), f"{place}: a path was recorded twice")
         for row in before.rows:
@@ -162,6 +165,7 @@ class _Check:
 
     def _child(self, name: str, work: Callable[[Store, int | None], dict[str, Any]], fatal: int | None) -> Any:
         """Run ``work`` in a child; what it returned, nothing if it was killed as it should be."""
+        __tracebackhide__ = True
         report = self.folder / f"{name}.json"
         what = f"{self.flow.name}, {'resumed' if work.__name__ == '_resume' else 'started'} as {name}"
         child = os.fork()
@@ -199,7 +203,7 @@ class _Check:
             finally:
                 store.close()
         except BaseException as error:
-            return {"error": "".join(traceback.format_exception_only(error)).strip()}
+            return {"error": _described(error)}
 
     def _start(self, store: Store, fatal: int | None) -> dict[str, Any]:
         watched = _Watched(store, fatal)
@@ -273,7 +277,18 @@ class _WatchedTransaction:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
+def _described(error: BaseException) -> str:
+    """What a child has failed with, and where that came from."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    frames = traceback.extract_tb(cause.__traceback__)
+    place = f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
 def _expect(holds: object, message: str) -> None:
+    __tracebackhide__ = True  # for pytest: the test that asked is what is to be seen
     if not holds:
         raise AssertionError(message)
 

@@ -222,7 +222,7 @@ def _refuse_unfinished(store: Store | None, flow: str, key: str, url: str | None
     record = None if store is None else store.find(flow, key)
     if record is not None and status_of(record) in RESUMABLE:
         message = f"run {record.run_id} of flow {flow!r} under key {key!r} is {status_of(record)}"
-        raise CommandError(Exit.TEMPORARY, message, hint=f"go on with it: {resume_command(record.run_id, url or '')}")
+        raise CommandError(Exit.TEMPORARY, message, hint=f"go on with it: {resume_command(record.run_id, url)}")
 
 
 def _plan(

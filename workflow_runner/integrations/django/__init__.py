@@ -55,12 +55,12 @@ class InProject(Extension):
         if operation.kind != "execution" or getattr(self._busy, "yes", False) or not scope.is_own_thread():
             return next()
         self._busy.yes = True
-        close_old_connections()
         try:
+            close_old_connections()
             return next()
         finally:
-            connections.close_all()
             self._busy.yes = False
+            connections.close_all()
 
 
 def init(scope: Scope) -> Scope:
