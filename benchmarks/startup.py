@@ -10,8 +10,8 @@ another process is at it in at most 3 times, ``run`` of an empty flow, its resul
 Measured: fresh interpreters, taking turns (many of them, since a start is short and the machine is shared), from before
 the process is made until it has ended, with cached bytecode. The package imports its names when they are first asked
 for, so the bare import says little; what a program pays is measured with it, up to every public name and a first run.
-The command is what an installed script runs: ``from workflow_runner.cli.app import main; sys.exit(main())``. Its skip is
-recorded in a store, and says who holds the lock.
+The command is what an installed script runs: ``from workflow_runner.cli.app import main; sys.exit(main())``. Its skip
+is recorded in a store, and says who holds the lock.
 """
 
 from __future__ import annotations

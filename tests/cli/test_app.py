@@ -204,7 +204,17 @@ def test_a_flow_has_a_help_page_of_its_own(command: Command) -> None:
         (
             ["run", "sample_flows:place"],
             "--ticker is missing: str (The share to trade)",
-            "see workflow-runner run sample_flows:place --help",
+            "such as --ticker text; see workflow-runner run sample_flows:place --help",
+        ),
+        (
+            ["run", "sample_flows:place", "--ticker", "A", "--quantity", "1", "--day", "28.2."],
+            "--day: expected a date such as 2013-02-28, got '28.2.'",
+            "such as --day 2013-02-28; see workflow-runner run sample_flows:place --help",
+        ),
+        (
+            ["run", "sample_flows:double", "--number", "two"],
+            "--number: expected a whole number, got 'two'",
+            "such as --number 5; see workflow-runner run sample_flows:double --help",
         ),
         (["run", "sample_flows:place", "--ticker"], "--ticker needs a value: str (The share to trade)", None),
         (["run", "sample_flows:double", "--nunber", "1"], "Unknown option: --nunber. Did you mean --number?", None),

@@ -173,6 +173,15 @@ def test_a_signal_during_the_import_of_the_target_is_one_as_well(number: signal.
     assert (ran.code, ran.out, ran.err) == (-number, "", "")
 
 
+def test_the_code_for_supervisors_counts_before_the_run_too() -> None:
+    """Also while the target is imported there is nothing to wait for, and the code is what was asked for."""
+    process = start("run", "--exit-on-interrupt", "75", "sample_slow_import:nothing")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "importing\n"
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == Ran(75, "", "")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     """What nohup or a shell has told the process to ignore does not end the run."""
     words = ["-m", "workflow_runner", "run", "sample_flows:deaf", "--number", str(int(signal.SIGINT))]

@@ -110,6 +110,7 @@ def test_a_run_has_a_span_with_its_steps_below(spans: Spans, make_scope: Make) -
     }
     assert dict(two.attributes or {}) == {
         "workflow_runner.run_id": result.run_id,
+        "workflow_runner.flow": "nightly",
         "workflow_runner.path": "two",
         "workflow_runner.attempt": 1,
         "workflow_runner.status": "completed",

@@ -1,4 +1,4 @@
-"""What headers say about time."""
+"""What headers say about time and trace."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from workflow_runner.integrations.http import deadline_from
+from workflow_runner import FlowContext, Scope, flow
+from workflow_runner.integrations.http import deadline_from, trace_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,18 @@ def test_a_deadline_is_the_time_that_is_left() -> None:
     assert 0 < left <= 60
     assert deadline_from({"X-Request-Deadline": str(time.time() + 60)}, most=5) == 5
     assert deadline_from({}, most=5) == 5
+
+
+def test_runs_join_the_trace_of_a_request(scope: Scope) -> None:
+    """What is started in the block belongs to the caller's trace; a request without one changes nothing."""
+
+    @flow
+    def trace(ctx: FlowContext, _input: None) -> str:
+        return ctx.trace_id
+
+    given = "0af7651916cd43dd8448eb211c80319c"
+    with trace_of({"Traceparent": f"00-{given}-b7ad6b7169203331-01"}):
+        assert scope.run(trace) == given
+    with trace_of({"Traceparent": "00-what-ever"}):
+        execution = scope.exec(trace)
+        assert execution.result() == execution.id

@@ -517,7 +517,7 @@ def test_others_write_while_much_is_pruned(file: Path, monkeypatch: pytest.Monke
 def test_pruned_space_is_used_again_or_given_back(file: Path) -> None:
     """After a prune the space is free inside the file, the WAL stays small, and vacuum gives both back."""
     store = SQLiteStore(file, durability="process")
-    for n in range(20):
+    for n in range(40):
         store.submit(new_run(f"r{n}", input="x" * 100_000))
         store.finish(f"r{n}", 1, "completed", None, None)
     full = store.usage()

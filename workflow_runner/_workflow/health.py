@@ -163,12 +163,12 @@ def read_for_health(store: Store, flow: str | None = None) -> list[RunSummary]:
         flow: of this flow only.
     """
     now = time.time()
-    found: dict[str, RunSummary] = {}
+    living = [run for run in store.runs(status="running", limit=None, brief=True) if flow in (None, run.flow)]
+    found = {run.run_id: summary(run, now) for run in living}
     for name in store.flows() if flow is None else [flow]:
-        newest = store.runs(flow=name, limit=_NEWEST)
-        living = store.runs(flow=name, status="running", limit=None)
-        successes = store.runs(flow=name, status="completed", limit=STUCK_RUNS)
-        found |= {run.run_id: summary(run, now) for run in (*newest, *living, *successes)}
+        newest = store.runs(flow=name, limit=_NEWEST, brief=True)
+        successes = store.runs(flow=name, status="completed", limit=STUCK_RUNS, brief=True)
+        found |= {run.run_id: summary(run, now) for run in (*newest, *successes)}
     return [_since_claimed(store, run, now) if run.status == "running" else run for run in found.values()]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -20,7 +20,7 @@ from workflow_runner._core import codec
 from workflow_runner._core.secrets import MASK
 from workflow_runner._workflow.step_tree import StepView, step_tree
 from workflow_runner.errors import RunNotFound
-from workflow_runner.store.base import EventRow, LogRow, RunRecord, Store
+from workflow_runner.store.base import Attempt, EventRow, LogRow, RunRecord, StepRow, Store
 
 STATUSES = ("completed", "partial", "failed", "cancelled", "running", "crashed", "pending")
 """What a run can be, for a reader: "partial" completed with a failed step, "crashed" is running in a dead process."""
@@ -155,21 +155,24 @@ class RunList:
     at_least: bool = False
 
 
-def list_runs(store: Store, *, status: Collection[str] = (), limit: int = 20, **filters: Any) -> RunList:
+def list_runs(
+    store: Store, *, status: Collection[str] = (), limit: int = 20, ahead: int = _AHEAD, **filters: Any
+) -> RunList:
     """Find runs.
 
     Args:
         store: where to look.
         status: those of `STATUSES` that are meant; none: any.
         limit: at most so many, and the number of the others.
+        ahead: so many of the others are looked at to count them.
         filters: as for ``store.runs``.
     """
     recorded = {_RECORDED.get(wanted, wanted) for wanted in status}
     if len(recorded) == 1:
         filters["status"] = recorded.pop()
-    reach = limit + _AHEAD
+    reach = limit + ahead
     while True:
-        found = store.runs(limit=reach, **filters)
+        found = store.runs(limit=reach, brief=True, **filters)
         fitting = [run for run in found if not status or status_of(run) in status]
         end = len(found) < reach
         if end or len(fitting) > limit:
@@ -192,7 +195,7 @@ def find_run(store: Store, text: str) -> RunRecord:
     """
     with suppress(RunNotFound):
         return store.run(text)
-    ids = [run.run_id for run in store.runs(limit=None)]
+    ids = [run.run_id for run in store.runs(limit=None, brief=True)]
     found = [run_id for run_id in ids if text and run_id.startswith(text)]
     if len(found) == 1:
         return store.run(found[0])
@@ -217,6 +220,7 @@ class RunView:
         input: what it was given, as plain data; of a workflow its params.
         overrides: params that were given when it was gone on with, in that order.
         steps: its steps, see `step_tree`.
+        more_steps: how many of them were left out.
         result: what a flow returned, or the whole `WorkflowResult` of a workflow, as plain data.
         retried_by: the ids of the runs that retry it.
         resumed: how often it was gone on with.
@@ -227,10 +231,38 @@ class RunView:
     input: Any
     overrides: tuple[Mapping[str, Any], ...]
     steps: tuple[StepView, ...]
+    more_steps: int
     result: Any
     retried_by: tuple[str, ...]
     resumed: int
     events: tuple[EventRow, ...]
+
+
+@attrs.frozen(kw_only=True)
+class RunRecords:
+    """All that is recorded of one run, as its store has it."""
+
+    run: RunRecord
+    rows: Sequence[StepRow]
+    attempts: Sequence[Attempt]
+    events: Sequence[EventRow]
+    logs: Sequence[LogRow]
+
+
+def read_records(store: Store, run_id: str) -> RunRecords:
+    """Read all that is recorded of one run.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    run = store.run(run_id)
+    return RunRecords(
+        run=run,
+        rows=store.steps(run_id),
+        attempts=store.attempts(run_id),
+        events=store.events(run_id=run_id),
+        logs=store.logs(run_id),
+    )
 
 
 def read_run(store: Store, run_id: str) -> RunView:
@@ -239,20 +271,32 @@ def read_run(store: Store, run_id: str) -> RunView:
     Raises:
         RunNotFound: there is no such run.
     """
-    run = store.run(run_id)
-    events = tuple(store.events(run_id=run_id))
-    claims = [event.at for event in events if event.kind == "claimed"]
-    logged = [] if run.status == "completed" else store.logs(run_id)  # of a completed one its result says it all
+    return view_of(store, read_records(store, run_id))
+
+
+def view_of(store: Store, known: RunRecords, *, most_steps: int | None = None) -> RunView:
+    """What is recorded of a run, for its reader.
+
+    Args:
+        store: where it is.
+        known: what is recorded.
+        most_steps: at most so many of its steps, those above first.
+    """
+    run, claims = known.run, [event.at for event in known.events if event.kind == "claimed"]
+    logged = () if run.status == "completed" else known.logs  # of a completed one its result says it all
+    claimed_at = claims[-1] if claims else 0.0
+    steps, more = step_tree(run, known.rows, known.attempts, logged, claimed_at, most_steps)
     input = plain_text(run.input)
     return RunView(
         run=summary(run, time.time()),
         input=input if run.shape is None else input["params"],
         overrides=tuple(override["params"] for override in plain_text(run.overrides) or ()),
-        steps=step_tree(run, store.steps(run_id), store.attempts(run_id), logged, claims[-1] if claims else 0.0),
+        steps=steps,
+        more_steps=more,
         result=plain_text(run.result),
-        retried_by=tuple(child.run_id for child in reversed(store.runs(parent=run_id, limit=None))),
+        retried_by=tuple(child.run_id for child in reversed(store.runs(parent=run.run_id, limit=None, brief=True))),
         resumed=len(claims),
-        events=events,
+        events=tuple(known.events),
     )
 
 

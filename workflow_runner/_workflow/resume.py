@@ -149,7 +149,7 @@ def paths_from(flow: Flow[Any, Any], start: str, rows: Sequence[StepRow], begun:
     Args:
         begun: paths that were noted when they began; those of the step are among the answer.
     """
-    places = _places(flow.steps) if isinstance(flow, Workflow) else {start: start}
+    places = places_of(flow.steps) if isinstance(flow, Workflow) else {start: start}
     if start not in places:
         raise JournalMismatch(f"workflow {flow.name!r} has no step {start!r}; there are {', '.join(places)}")
     noted = [path for path in begun if _inside(path, places[start])]
@@ -162,13 +162,13 @@ def paths_from(flow: Flow[Any, Any], start: str, rows: Sequence[StepRow], begun:
     return [*noted, *(row.path for row in rows if any(_inside(row.path, place) for place in later))]
 
 
-def _places(steps: Iterable[Step], above: str = "") -> dict[str, str]:
+def places_of(steps: Iterable[Step], above: str = "") -> dict[str, str]:
     """The path of every step by its name: those of a branch stand below the choice."""
     places = {}
     for step in steps:
         places[step.name] = above + step.name
         for _, branch in step.branches():
-            places |= _places(branch, f"{above}{step.name}/")
+            places |= places_of(branch, f"{above}{step.name}/")
     return places
 
 

@@ -73,7 +73,8 @@ def step_tree(
     attempts: Sequence[Attempt] = (),
     logged: Sequence[LogRow] = (),
     claimed_at: float = 0.0,
-) -> tuple[StepView, ...]:
+    most: int | None = None,
+) -> tuple[tuple[StepView, ...], int]:
     """The steps of a run.
 
     Args:
@@ -82,10 +83,11 @@ def step_tree(
         attempts: what is noted of it.
         logged: what was logged under it: tells what runs now, if the run's log is captured.
         claimed_at: when its owner got it: what was begun before and is not recorded is not running.
+        most: at most so many, those above first.
 
     Returns:
         Those of a workflow in order of declaration, also those that were not reached; what a flow has called by the
-        time of its start.
+        time of its start. And how many were left out.
 
     Any thread.
     """
@@ -103,7 +105,7 @@ def step_tree(
     if run.status == "completed" and run.shape and run.result:
         tree.overlay(json.loads(run.result)["steps"])
     tree.blame(json.loads(run.error) if run.error else None)
-    return tree.freeze()
+    return tree.freeze(most)
 
 
 def fan_out(path: str) -> str | None:
@@ -115,16 +117,32 @@ def fan_out(path: str) -> str | None:
     return match[1] if match else None
 
 
+@attrs.define(kw_only=True)
 class _Node:
-    """What becomes a `StepView`."""
+    """What becomes a `StepView`, with the same fields."""
 
-    def __init__(self, key: str, kind: str) -> None:
-        name = key.rpartition("/")[2]
-        self.view = StepView(path=key, name=name, kind=kind, flow=name)
-        self.inner: dict[str, _Node] = {}
+    path: str
+    name: str
+    kind: str
+    flow: str
+    status: str = "pending"
+    attempts: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    text: str | None = None
+    reason: str | None = None
+    error: Mapping[str, Any] | None = None
+    failures: tuple[Attempt, ...] = ()
+    count: int = 0
+    inner: dict[str, _Node] = attrs.Factory(dict)
+    order: Sequence[_Node] = ()
 
     def set(self, **changes: Any) -> None:
-        self.view = attrs.evolve(self.view, **changes)
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+
+_FIELDS = [name for name in attrs.fields_dict(StepView) if name != "steps"]
 
 
 class _Tree:
@@ -151,11 +169,14 @@ class _Tree:
 
     def _in(self, level: dict[str, _Node], key: str, kind: str) -> _Node:
         if key not in level:
-            level[key] = _Node(key, kind)
+            name = key.rpartition("/")[2]
+            level[key] = _Node(path=key, name=name, kind=kind, flow=name)
         return level[key]
 
     def _find(self, path: str) -> _Node:
         """The node of a path; that of its fan-out, if it is an item, or inside of one."""
+        if path in self.top:
+            return self.top[path]
         outer = fan_out(path)
         key = self._key(outer or path)
         return self._node(key, "items" if outer else "step" if key in self.shape else "execution")
@@ -175,9 +196,9 @@ class _Tree:
 
     def begin(self, path: str, at: float) -> None:
         node = self._find(path)
-        if node.view.kind != "items":
+        if node.kind != "items":
             status = "running" if self.run.alive and at >= self.claimed_at else "interrupted"
-            node.set(status=status, started_at=at, attempts=max(1, node.view.attempts))
+            node.set(status=status, started_at=at, attempts=max(1, node.attempts))
 
     def tell(self, path: str, what: str, at: float) -> None:
         """What was logged of a step. Of its end the rows say more, but a step with steps inside has none."""
@@ -217,12 +238,11 @@ class _Tree:
 
     def fail(self, noted: Attempt) -> None:
         node = self._find(noted.path)
-        if node.view.kind == "items":
+        if node.kind == "items":
             return
-        view = node.view
-        failures = (*view.failures, noted)
-        node.set(failures=failures, attempts=max(view.attempts, noted.attempt))
-        if view.text is None and not self.run.alive:
+        failures = (*node.failures, noted)
+        node.set(failures=failures, attempts=max(node.attempts, noted.attempt))
+        if node.text is None and not self.run.alive:
             node.set(
                 status="failed",
                 error=json.loads(noted.error or "null"),
@@ -250,37 +270,53 @@ class _Tree:
             cause = error["cause"]
             if key in self.shape:
                 node = self._node(key, "step")
-                node.set(status="failed", error=cause or error, attempts=max(1, node.view.attempts))
+                node.set(status="failed", error=cause or error, attempts=max(1, node.attempts))
             error = cause
 
     # -- the end
 
-    def freeze(self) -> tuple[StepView, ...]:
-        return self._frozen(self.top, self.run.status)
+    def freeze(self, most: int | None) -> tuple[tuple[StepView, ...], int]:
+        order = self._settled(self.top, self.run.status)
+        total = sum(_size(node) for node in order)
+        most = total if most is None else min(most, total)
+        return _views(order, most)[0], total - most
 
-    def _frozen(self, level: Mapping[str, _Node], above: str) -> tuple[StepView, ...]:
-        views: list[StepView] = []
+    def _settled(self, level: Mapping[str, _Node], above: str) -> Sequence[_Node]:
+        """Decide how each is, and put them in order."""
         for node in level.values():
-            view = node.view
-            if view.kind == "items":
-                view = attrs.evolve(view, status="completed" if above == "completed" else self.live)
-            views.append(attrs.evolve(view, steps=self._frozen(node.inner, view.status)))
-        views.sort(key=self._rank)
+            if node.kind == "items":
+                node.status = "completed" if above == "completed" else self.live
+            node.order = self._settled(node.inner, node.status) if node.inner else ()
+        order = sorted(level.values(), key=self._rank)
         # What has steps inside is not recorded itself. Its steps say how it is; some may be in branches not taken.
         later = False
-        for index, view in reversed(list(enumerate(views))):
-            inner = {step.status for step in view.steps}
-            if view.status == "pending" and inner - {"pending"}:
+        for node in reversed(order):
+            inner = {step.status for step in node.order}
+            if node.status == "pending" and inner - {"pending"}:
                 passed = inner <= {"completed", "skipped"} or (later and inner <= {"completed", "skipped", "pending"})
-                done = view.kind == "step" and passed
-                view = views[index] = attrs.evolve(view, status="completed" if done else self.live)
-            later = later or (view.kind == "step" and view.status != "pending")
-        return tuple(views)
+                node.status = "completed" if node.kind == "step" and passed else self.live
+            later = later or (node.kind == "step" and node.status != "pending")
+        return order
 
-    def _rank(self, view: StepView) -> tuple[int, float]:
-        return (0, self.shape[view.path]) if view.path in self.shape else (1, _began(view))
+    def _rank(self, node: _Node) -> tuple[int, float]:
+        return (0, self.shape[node.path]) if node.path in self.shape else (1, _began(node))
 
 
-def _began(view: StepView) -> float:
-    starts = [view.started_at, *(_began(step) for step in view.steps)]
+def _began(node: _Node) -> float:
+    starts = [node.started_at, *(_began(step) for step in node.order)]
     return min((start for start in starts if start is not None), default=float("inf"))
+
+
+def _views(order: Sequence[_Node], most: int) -> tuple[tuple[StepView, ...], int]:
+    """The first of them, those above first, and how many more there may be."""
+    views = []
+    for node in order:
+        if not most:
+            break
+        steps, most = _views(node.order, most - 1)
+        views.append(StepView(**{name: getattr(node, name) for name in _FIELDS}, steps=steps))
+    return tuple(views), most
+
+
+def _size(node: _Node) -> int:
+    return 1 + sum(_size(step) for step in node.order)

@@ -17,6 +17,7 @@ import cyclopts
 
 from workflow_runner import __version__
 from workflow_runner._core import secrets
+from workflow_runner._core.traceparent import from_environment, joined
 from workflow_runner.cli import NAME, document, early, params
 from workflow_runner.cli.commands import COMMANDS, EXAMPLES, FLAGS, PARAMETERS_LAST, TAKES_TARGET
 from workflow_runner.cli.defaults import check, defaults, project
@@ -39,7 +40,8 @@ def dispatch(words: Sequence[str]) -> int:
     words = _fence_target(words)
     options = words[: words.index("--")] if "--" in words else words
     as_json, debug, quiet = (_is_on(flag, options) for flag in ("json", "debug", "quiet"))
-    with secrets.kept(), stdout_for(only_us=as_json, quiet=quiet and "--help" not in words) as stdout:
+    trace = joined(from_environment())
+    with secrets.kept(), trace, stdout_for(only_us=as_json, quiet=quiet and "--help" not in words) as stdout:
         try:
             reply = _obey(words)
             if reply is not None:

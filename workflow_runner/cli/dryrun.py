@@ -10,7 +10,7 @@ import attrs
 
 from workflow_runner import Flow, Workflow
 from workflow_runner._workflow.history import RESUMABLE, status_of
-from workflow_runner._workflow.resume import check_shape, new_run
+from workflow_runner._workflow.resume import check_shape, new_run, places_of
 from workflow_runner.cli import document
 from workflow_runner.cli.exits import Exit
 from workflow_runner.cli.locks import Locked
@@ -80,8 +80,8 @@ def plan(
         JournalMismatch: what that run has recorded does not fit the code.
     """
     input = flow.prepare(input)
-    names = [step.name for step in flow.steps] if isinstance(flow, Workflow) else []
-    nothing = Plan(would="start", flow=flow.name, key=key, locked=locked, steps=dict.fromkeys(names, False))
+    places = places_of(flow.steps) if isinstance(flow, Workflow) else {}
+    nothing = Plan(would="start", flow=flow.name, key=key, locked=locked, steps=dict.fromkeys(places, False))
     record = store.find(flow.name, key) if store is not None and key is not None else None
     if record is None or store is None:
         return nothing if locked is None else attrs.evolve(nothing, would=on_locked)
@@ -90,12 +90,13 @@ def plan(
         message = f"key {key!r} of flow {flow.name!r} is that of run {record.run_id}, which has another input"
         raise IdempotencyConflict(message)
     rows = {row.path for row in store.steps(record.run_id) if row.status != "failed"}
-    top = [path for path in rows if "/" not in path and "[" not in path]
+    if not places:  # of a flow: its children
+        places = {path: path for path in sorted(rows) if "/" not in path and "[" not in path}
     there = attrs.evolve(
         nothing,
         run=record,
         status=status_of(record),
-        steps={name: name in rows for name in names or sorted(top)},
+        steps={name: path in rows for name, path in places.items()},
     )
     if locked is not None or record.alive:
         return attrs.evolve(there, would=on_locked)

@@ -225,7 +225,9 @@ def enter(words: Sequence[str]) -> Lock | int | None:
         if key is not None:
             key = fill(key, once.get("as-of-date"), options.repeated.get("partition", []))
         path = lock_path(store, lock_name(target, key))
-        return None if path is None else acquire(path, on_locked, target=target, key=key)
+        if path is None or (on_locked == "wait" and "exit-on-interrupt" in once):  # `run` waits, and sees to signals
+            return None
+        return acquire(path, on_locked, target=target, key=key)
     except Locked as locked:
         return _turn_away(locked, store, target, on_locked == "fail", flags)
     except Exception:  # whatever is wrong, `run` comes to it as well, and has the words for it

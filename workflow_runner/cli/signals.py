@@ -23,28 +23,45 @@ def told(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
     Args:
         tell: runs in the main thread between any two of its bytecodes; ``SimpleQueue.put`` may be called from there.
     """
-    if threading.current_thread() is not threading.main_thread():  # only there handlers can be set
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     came = 0
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal came
         came += 1
         if came == 2:
-            for each in ours:
-                signal.signal(each, signal.SIG_DFL)
+            for each in STOPPING:
+                if signal.getsignal(each) is handle:
+                    signal.signal(each, signal.SIG_DFL)
         tell(signal.Signals(number))
 
-    for number in ours:
+    with _handled(handle):
+        yield
+
+
+@contextmanager
+def exiting(code: int | None) -> Iterator[None]:
+    """Exit with the code at the first SIGINT or SIGTERM that comes in the block, at once; with None change nothing."""
+    if code is None:
+        yield
+        return
+    with _handled(lambda _number, _frame: os._exit(code)):
+        yield
+
+
+@contextmanager
+def _handled(handle: Callable[[int, Any], object]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there handlers can be set
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def die_of(number: signal.Signals) -> int:

@@ -37,7 +37,7 @@ from workflow_runner._workflow.definition import Workflow
 from workflow_runner.errors import Aborted
 
 _VERBS = {"execution": "exec", "step": "step", "parallel": "parallel"}
-_RUN_ID, _ATTEMPT = "workflow_runner.run_id", "workflow_runner.attempt"
+_RUN_ID, _FLOW, _ATTEMPT = "workflow_runner.run_id", "workflow_runner.flow", "workflow_runner.attempt"
 # Of tracers that make no spans.
 _IDLE = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
@@ -60,18 +60,22 @@ class Traces(Extension):
         self._tracer: Tracer | None = None
 
     def wrap(self, scope: Scope, next: Callable[[], Any], operation: Operation) -> Any:
-        tracer = self._tracer or self._find_tracer()
-        if tracer is None:
-            return next()
         ctx = operation.context._context
         assert isinstance(ctx, FlowContext)
-        spans = _spans_of(ctx)
-        is_run = ctx._parent is None and operation.kind == "execution"
+        root = ctx.root
+        is_run = ctx is root and operation.kind == "execution"
+        spans: _Spans | None = root.__dict__.get("_spans")
+        if spans is None:
+            tracer = self._find_tracer() if is_run else None
+            if tracer is None:
+                return next()
+            assert operation.flow is not None
+            spans = root.__dict__["_spans"] = _Spans(tracer, operation.flow.name)
         if is_run:
-            span = spans.run = spans.run or _start_run(tracer, ctx, operation)
+            span = spans.run = spans.run or _start_run(spans.tracer, ctx, operation)
         else:
             name = f"{_VERBS[operation.kind]} {operation.name}"
-            span = tracer.start_span(name, attributes=_attributes(ctx, operation))
+            span = spans.tracer.start_span(name, attributes=_attributes(ctx, operation, spans.flow))
         if span.is_recording():
             spans.add(span, ctx, own=operation.kind != "parallel")
         token = contexts.attach(trace.set_span_in_context(span))
@@ -90,6 +94,8 @@ class Traces(Extension):
         return value
 
     def _find_tracer(self) -> Tracer | None:
+        if self._tracer is not None:
+            return self._tracer
         provider = self._provider or trace.get_tracer_provider()
         if isinstance(provider, _IDLE):
             return None  # for now
@@ -107,9 +113,11 @@ class Traces(Extension):
 class _Spans:
     """The open spans of one run, each with the execution that it is of. Any thread; who takes one out ends it."""
 
-    __slots__ = ("_open", "run")
+    __slots__ = ("_open", "flow", "run", "tracer")
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer, flow: str) -> None:
+        self.tracer = tracer
+        self.flow = flow
         self._open: dict[Span, FlowContext] = {}
         # of the run itself
         self.run: Span | None = None
@@ -144,17 +152,10 @@ class _Spans:
         span.set_attribute("workflow_runner.status", status)
         if error is not None:
             span.set_attribute("error.type", _type_of(error))
-            text = "".join(traceback.format_exception_only(error)).strip()
-            span.set_status(Status(StatusCode.ERROR, secrets.mask(text)))
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__qualname__}: {_message(error)}"))
             if recorded and not isinstance(error, Aborted):
                 span.add_event("exception", _exception(error))
         span.end()
-
-
-def _spans_of(ctx: FlowContext) -> _Spans:
-    root = ctx.root.__dict__
-    spans: _Spans = root.get("_spans") or root.setdefault("_spans", _Spans())
-    return spans
 
 
 def _is_in(ctx: ExecutionContext | None, above: ExecutionContext) -> bool:
@@ -166,11 +167,11 @@ def _is_in(ctx: ExecutionContext | None, above: ExecutionContext) -> bool:
 # --- what is said of them ---------------------------------------------------------------------------------------------
 
 
-def _attributes(ctx: FlowContext, operation: Operation) -> dict[str, Any]:
+def _attributes(ctx: FlowContext, operation: Operation, flow: str) -> dict[str, Any]:
     path = ctx._path
     if operation.kind == "parallel":
         path = f"{path}/{operation.name}".lstrip("/")
-    attributes = {_RUN_ID: ctx.run_id, "workflow_runner.path": path, _ATTEMPT: operation.attempt}
+    attributes = {_RUN_ID: ctx.run_id, _FLOW: flow, "workflow_runner.path": path, _ATTEMPT: operation.attempt}
     if operation.kind == "execution":
         attributes |= _code(operation)
     return attributes
@@ -179,7 +180,7 @@ def _attributes(ctx: FlowContext, operation: Operation) -> dict[str, Any]:
 def _run_attributes(ctx: FlowContext, operation: Operation) -> dict[str, Any]:
     flow, input = operation.flow, operation.input
     assert flow is not None
-    attributes = {_RUN_ID: ctx.run_id, "workflow_runner.flow": flow.name, **_code(operation)}
+    attributes = {_RUN_ID: ctx.run_id, _FLOW: flow.name, **_code(operation)}
     more = {"version": flow.version, "trace_id": ctx.trace_id}
     if isinstance(input, WorkflowContext):
         about = {"batch_id": input.batch_id, "partition": input.partition, "as_of_date": input.as_of_date}
@@ -200,17 +201,19 @@ def _type_of(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return secrets.mask(str(error))
+    except Exception:  # of somebody's class
+        return ""
+
+
 def _exception(error: BaseException) -> dict[str, str]:
     """What the semantic conventions say of an exception, without secrets."""
-    try:
-        message = str(error)
-    except Exception:  # of somebody's class
-        message = ""
-    text = "".join(traceback.format_exception(error))
     return {
         "exception.type": _type_of(error),
-        "exception.message": secrets.mask(message),
-        "exception.stacktrace": secrets.mask(text),
+        "exception.message": _message(error),
+        "exception.stacktrace": secrets.mask("".join(traceback.format_exception(error))),
     }
 
 

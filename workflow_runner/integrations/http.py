@@ -1,10 +1,13 @@
-"""What requests say about time: the budget that a caller has left."""
+"""What requests say about those who make them: the budget that is left, the trace that they belong to."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from workflow_runner._core.traceparent import from_headers, joined
 
 RETRY_AFTER = 1
 """Seconds that a client is asked to wait when a scope is saturated."""
@@ -32,6 +35,19 @@ def deadline_from(headers: Mapping[str, str], *, most: float | None = None, leas
     if left is None:
         return most
     return max(least, left if most is None else min(left, most))
+
+
+def trace_of(headers: Mapping[str, str]) -> AbstractContextManager[None]:
+    """A block in which the runs that are started belong to the trace of a request.
+
+    They are recorded under it, and ``Traces`` makes their spans children of the caller's, or of the current span if
+    that is inside the same trace.
+
+    Args:
+        headers: of the request: ``traceparent`` and ``tracestate`` as W3C Trace Context has them. Without them, or with
+            some that cannot be read, the block changes nothing.
+    """
+    return joined(from_headers(headers))
 
 
 def _budgets(given: Mapping[str, str]) -> list[float | None]:

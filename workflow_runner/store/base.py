@@ -28,6 +28,8 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 
 MAX_TEXT = 16 * 2**20
+BRIEF = 100
+BRIEFLY = ("shape", "input", "overrides", "result")
 
 
 @attrs.frozen(kw_only=True)
@@ -336,6 +338,7 @@ class Store(Protocol):
         since: float | None = None,
         until: float | None = None,
         limit: int | None = 100,
+        brief: bool = False,
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -345,6 +348,8 @@ class Store(Protocol):
             since: created then or later.
             until: created before.
             limit: at most so many; None for all.
+            brief: of shape, input, overrides and result only the first ``BRIEF`` characters, which may be no JSON: cheap
+                however large they are.
         """
         ...
 

@@ -169,6 +169,7 @@ class MemoryStore:
         since: float | None = None,
         until: float | None = None,
         limit: int | None = 100,
+        brief: bool = False,
         **wanted: str | None,
     ) -> list[RunRecord]:
         given = {name: value for name, value in {**wanted, "idem_key": key}.items() if value is not None}
@@ -183,7 +184,8 @@ class MemoryStore:
 
         with self._lock:
             found = [run for run in self._runs.values() if fits(run)]
-        return sorted(found, key=lambda r: (r.created_at, r.run_id), reverse=True)[:limit]
+        newest = sorted(found, key=lambda r: (r.created_at, r.run_id), reverse=True)[:limit]
+        return [_brief(run) for run in newest] if brief else newest
 
     def flows(self) -> list[str]:
         with self._lock:

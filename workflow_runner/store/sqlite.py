@@ -52,7 +52,8 @@ _INSERT_STEP = (
 )
 
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
-_WAL_BYTES = 300 * 4096
+# What is committed until it is copied into the file and begins anew has to fit: 250 commits are some 550 pages.
+_WAL_BYTES = 560 * 4096
 
 # So many run ids go into one question.
 _IDS = 500

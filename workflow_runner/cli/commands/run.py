@@ -33,6 +33,7 @@ from workflow_runner.cli.options import (
 )
 from workflow_runner.cli.output import Reply
 from workflow_runner.cli.run import Elsewhere, Outcome, resume_command, run_here
+from workflow_runner.cli.signals import exiting
 from workflow_runner.cli.target import load
 from workflow_runner.cli.telling import telling
 from workflow_runner.store import sqlite_path
@@ -138,7 +139,7 @@ def run(
                 lock.tell(mark, run_id=execution.id)
         return execution
 
-    with refusing_start():
+    with refusing_start(), exiting(here.exit_on_interrupt):
         try:
             lock = None if dry_run or "--help" in parameters else _lock(path, target, recording)
             mark = "" if lock is None else digest(about.as_of_date, str(coordinates), parameters, from_file)
