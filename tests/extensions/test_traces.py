@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import attrs
 import pytest
+from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -20,7 +21,7 @@ from opentelemetry.trace import StatusCode
 from workflow_runner import FlowContext, Retry, Scope, Secret, Step, StepResult, Workflow, WorkflowContext, flow
 from workflow_runner._core.traceparent import TraceParent, joined
 from workflow_runner.errors import Aborted, ExecutionCancelled, ExecutionTimeout, WorkflowFailed
-from workflow_runner.extensions.traces import Traces, place
+from workflow_runner.extensions.traces import Traces, _remote, place
 from workflow_runner.store.memory import MemoryStore
 
 LONG = 20.0
@@ -527,3 +528,24 @@ def test_without_an_sdk_nothing_happens() -> None:
     program = "\n".join(line[4:] for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "run", "get_current_span"]
+
+
+def test_what_is_nearer_wins(spans: Spans, make_scope: Make) -> None:
+    """A span inside the caller's trace is the parent; inside a run, what it was started with counts no more."""
+    scope = make_scope(extensions=[spans.traces()])
+
+    @flow
+    def apart(ctx: FlowContext, _input: None) -> int:
+        with spans.tracer.start_as_current_span("apart", context=contexts.Context()) as span:
+            scope.run(leaf, 1)
+            return span.get_span_context().span_id
+
+    with joined(PARENT), spans.tracer.start_as_current_span("elsewhere"):
+        remote = contexts.attach(trace.set_span_in_context(trace.NonRecordingSpan(_remote(PARENT))))
+        with spans.tracer.start_as_current_span("view") as view:
+            inside = scope.run(apart)
+        contexts.detach(remote)
+        scope.run(tree)
+    assert parent_of(spans.one("run apart")) == view.get_span_context().span_id
+    assert parent_of(spans.one("run leaf")) == inside
+    assert parent_of(spans.one("run tree")) == int(PARENT.parent_id, 16)

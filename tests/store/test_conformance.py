@@ -438,6 +438,15 @@ def test_runs_are_found_by_what_they_are(store: Any) -> None:
     assert store.flows() == sorted({"flow", new_run().flow})
 
 
+def test_a_list_need_not_be_as_large_as_what_is_listed(store: Any) -> None:
+    """Asked briefly, the store cuts input, shape and result, and tells all else as ever."""
+    record, _ = store.submit(attrs.evolve(FULL_RUN, input=f'"{"x" * 500}"'))
+    store.finish("r1", record.fence, "completed", f'"{"ü" * 500}"', None)
+    (whole,), (brief,) = store.runs(), store.runs(brief=True)
+    assert (len(whole.input), brief.input, brief.result) == (502, whole.input[:100], whole.result[:100])
+    assert attrs.evolve(brief, input=whole.input, result=whole.result) == whole
+
+
 def test_checkpoints_are_the_steps(store: Any) -> None:
     """The rows of steps in order, without executions and items inside them."""
     store.submit(new_run())

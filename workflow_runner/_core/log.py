@@ -1,23 +1,7 @@
 """The library's own log: events with fields over a stdlib logger. Nothing is configured here.
 
-The events, which extensions and programs may rely on:
-
-==================  ==================================================================================================
-run.started         a run has begun; ``run.resumed`` goes on with one, ``run.followed`` waits for another process's
-run.completed       also ``run.failed`` and ``run.cancelled``, with ``seconds`` and ``error``; ``run.answered`` by what
-                    it had ended with before
-step.started        a step has begun; ``path`` is its place in the run
-step.completed      and is recorded; also ``step.skipped``, ``step.failed``, ``step.cancelled``, with ``seconds``
-attempt.failed      and is made again after ``delay`` seconds
-thread.abandoned    a deadline took a thread's slot away; ``stack`` says where it is stuck
-thread.failed       also ``thread.interrupted``: trouble with the threads
-callback.failed     somebody's function has raised; also ``extension.failed`` and ``watchdog.failed``
-store.failed        also ``run.not_recorded``, ``attempt.not_recorded``, ``journal.failed``, ``capture.failed``
-log.dropped         more was logged than the store keeps of one step: how many records were ``kept`` and ``dropped``
-ping.failed         a monitor could not be told; also ``progress.failed``
-==================  ==================================================================================================
-
-What goes as planned is INFO, and so is a failure that its caller is told of; the rest is WARNING or ERROR.
+The events are listed in ``extensions.logs``. What goes as planned is INFO, and so is a failure that its caller is told
+of; the rest is WARNING or ERROR.
 """
 
 from __future__ import annotations

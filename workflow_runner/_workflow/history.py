@@ -156,7 +156,7 @@ class RunList:
 
 
 def list_runs(
-    store: Store, *, status: Collection[str] = (), limit: int = 20, ahead: int = _AHEAD, **filters: Any
+    store: Store, *, status: Collection[str] = (), limit: int = 20, ahead: int | None = None, **filters: Any
 ) -> RunList:
     """Find runs.
 
@@ -170,7 +170,7 @@ def list_runs(
     recorded = {_RECORDED.get(wanted, wanted) for wanted in status}
     if len(recorded) == 1:
         filters["status"] = recorded.pop()
-    reach = limit + ahead
+    reach = limit + (_AHEAD if ahead is None else ahead)
     while True:
         found = store.runs(limit=reach, brief=True, **filters)
         fitting = [run for run in found if not status or status_of(run) in status]
@@ -294,10 +294,15 @@ def view_of(store: Store, known: RunRecords, *, most_steps: int | None = None) -
         steps=steps,
         more_steps=more,
         result=plain_text(run.result),
-        retried_by=tuple(child.run_id for child in reversed(store.runs(parent=run.run_id, limit=None, brief=True))),
+        retried_by=tuple(child.run_id for child in retries(store, run)),
         resumed=len(claims),
         events=tuple(known.events),
     )
+
+
+def retries(store: Store, run: RunRecord) -> list[RunRecord]:
+    """The runs that retry this one, the oldest first; they are of the same flow."""
+    return store.runs(flow=run.flow, parent=run.run_id, since=run.created_at, limit=None, brief=True)[::-1]
 
 
 def output_of(step: StepView) -> Any:

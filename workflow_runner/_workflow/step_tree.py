@@ -113,7 +113,7 @@ def fan_out(path: str) -> str | None:
 
     Any thread.
     """
-    match = _ITEM.match(path)
+    match = _ITEM.match(path) if "[" in path else None
     return match[1] if match else None
 
 
@@ -175,8 +175,8 @@ class _Tree:
 
     def _find(self, path: str) -> _Node:
         """The node of a path; that of its fan-out, if it is an item, or inside of one."""
-        if path in self.top:
-            return self.top[path]
+        if "/" not in path and "[" not in path:  # nearly all of a long run's
+            return self._in(self.top, path, "step" if path in self.shape else "execution")
         outer = fan_out(path)
         key = self._key(outer or path)
         return self._node(key, "items" if outer else "step" if key in self.shape else "execution")
@@ -303,6 +303,8 @@ class _Tree:
 
 
 def _began(node: _Node) -> float:
+    if not node.order:
+        return float("inf") if node.started_at is None else node.started_at
     starts = [node.started_at, *(_began(step) for step in node.order)]
     return min((start for start in starts if start is not None), default=float("inf"))
 

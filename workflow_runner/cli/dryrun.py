@@ -124,12 +124,12 @@ def reply(plan: Plan, *, about: str) -> Reply:
         console = new_console()
         line = "  ".join(part for part in (plan.flow, about, f"{_WORDS[plan.would]}{run}") if part)
         console.print(line if plan.key is None else f"{line}  under key {plan.key}", soft_wrap=True)
-        if plan.steps:
+        if plan.steps and plan.would in ("start", "resume"):
             table = new_table()
             table.add_column("step", overflow="fold")
             table.add_column("")
             for name, recorded in plan.steps.items():
-                table.add_row(name, "recorded" if recorded else "would run")
+                table.add_row(name, "recorded" if recorded else "to do")
             console.print(table)
 
     def data() -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ import attrs
 
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store.base import (
+    BRIEF,
+    BRIEFLY,
     Attempt,
     EventRow,
     FlowTotals,
@@ -313,3 +315,8 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return "<MemoryStore>"
+
+
+def _brief(run: RunRecord) -> RunRecord:
+    texts = {name: getattr(run, name) for name in BRIEFLY}
+    return attrs.evolve(run, **{name: text if text is None else text[:BRIEF] for name, text in texts.items()})

@@ -22,6 +22,8 @@ import attrs
 from workflow_runner.errors import OwnershipLost, RunNotFound, RunOwned, StoreError
 from workflow_runner.store import commit, filesystem, notes, schema
 from workflow_runner.store.base import (
+    BRIEF,
+    BRIEFLY,
     Attempt,
     EventRow,
     FlowTotals,
@@ -54,6 +56,10 @@ _INSERT_STEP = (
 # So much of the WAL is written once when a file is made: a WAL that still grows doubles the price of a commit.
 # What is committed until it is copied into the file and begins anew has to fit: 250 commits are some 550 pages.
 _WAL_BYTES = 560 * 4096
+
+_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+# What an index finds runs by, newest first.
+_INDEXED = ("flow", "status", "target", "batch_id")
 
 # So many run ids go into one question.
 _IDS = 500
@@ -297,6 +303,7 @@ class SQLiteStore:
         since: float | None = None,
         until: float | None = None,
         limit: int | None = 100,
+        brief: bool = False,
         **wanted: str | None,
     ) -> list[RunRecord]:
         conditions = {
@@ -305,17 +312,28 @@ class SQLiteStore:
             "created_at >= ?": since,
             "created_at < ?": until,
         }
-        given = {condition: value for condition, value in conditions.items() if value is not None}
-        where = "WHERE " + " AND ".join(given) if given else ""
+        given: dict[str, Any] = {condition: value for condition, value in conditions.items() if value is not None}
+        values = (*given.values(), *(tag or ()))
+        tests = " AND ".join([*given, *(["has_tag(tags, ?, ?)"] if tag else [])]) or "1"
         order = "ORDER BY created_at DESC, run_id DESC"
-        if tag is None:
-            return self._runs(f"{where} {order} LIMIT ?", (*given.values(), -1 if limit is None else limit))
-        # Old libraries have no JSON functions: tags are few, and compared here.
-        found = self._runs(f"{where} {'AND' if given else 'WHERE'} tags IS NOT NULL {order}", tuple(given.values()))
-        return [run for run in found if json.loads(run.tags or "{}").get(tag[0]) == tag[1]][:limit]
+        if limit is None:
+            return self._runs(f"WHERE {tests} {order}", values, brief)
+        if any(wanted.get(name) for name in _INDEXED):
+            return self._runs(f"WHERE {tests} {order} LIMIT ?", (*values, limit), brief)
+        # By the index of the statuses, all of them side by side: each gives its newest runs first.
+        each = f"SELECT run_id, created_at FROM runs WHERE status = ? AND {tests}"
+        newest = f"SELECT run_id FROM ({' UNION ALL '.join([each] * len(_STATUSES))} {order} LIMIT ?)"
+        found = tuple(value for status in _STATUSES for value in (status, *values))
+        return self._runs(f"WHERE run_id IN ({newest}) {order}", (*found, limit), brief)
 
     def flows(self) -> list[str]:
-        return [row[0] for row in self._read("SELECT DISTINCT flow FROM runs ORDER BY flow")]
+        # one look into the index for each of them, however many runs there are
+        sql = (
+            "WITH RECURSIVE found (flow) AS (SELECT min(flow) FROM runs UNION ALL"
+            " SELECT (SELECT min(flow) FROM runs WHERE flow > found.flow) FROM found WHERE found.flow IS NOT NULL)"
+            " SELECT flow FROM found WHERE flow IS NOT NULL"
+        )
+        return [row[0] for row in self._read(sql)]
 
     def totals(self, since: float) -> list[FlowTotals]:
         # Two indices answer it: a run's row may be long, and those that completed are most. One statement, so that
@@ -351,7 +369,7 @@ class SQLiteStore:
 
     def steps(self, run_id: str) -> list[StepRow]:
         rows = self._read(f"SELECT {', '.join(_STEP)} FROM steps WHERE run_id = ? ORDER BY seq", (run_id,))
-        return [StepRow(**dict(zip(_STEP, row, strict=True))) for row in rows]
+        return [_step(*row) for row in rows]
 
     def checkpoints(self, run_id: str) -> list[StepRow]:
         self.run(run_id)  # an unknown run is an error
@@ -518,8 +536,10 @@ class SQLiteStore:
             (owner, socket.gethostname(), boot_id(), os.getpid(), time.time()),
         )
 
-    def _runs(self, rest: str, values: Sequence[Any] = ()) -> list[RunRecord]:
-        columns = ", ".join(f"runs.{name}" for name in _RUN)
+    def _runs(self, rest: str, values: Sequence[Any] = (), brief: bool = False) -> list[RunRecord]:
+        columns = ", ".join(
+            f"substr(runs.{name}, 1, {BRIEF})" if brief and name in BRIEFLY else f"runs.{name}" for name in _RUN
+        )
         sql = f"SELECT {columns}, host, boot_id FROM runs LEFT JOIN owners USING (owner) {rest}"
         living: dict[str, bool] = {}
         left: set[tuple[str, int]] = set()
@@ -551,6 +571,7 @@ class SQLiteStore:
         with self._errors(), self._read_lock:
             if self._reader is None:
                 self._reader = self._connect()
+                self._reader.create_function("has_tag", 3, _has_tag)
                 self._opened = f"{time.time_ns():x}"
             return self._reader.execute(sql, values).fetchall()
 
@@ -693,6 +714,38 @@ class _OpenTransaction:
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError("this transaction has ended")
+
+
+def _step(
+    path: str,
+    seq: int,
+    kind: str,
+    flow: str,
+    attempt: int,
+    status: str,
+    input_hash: str | None,
+    output: str | None,
+    started_at: float,
+    finished_at: float,
+) -> StepRow:
+    """A row, with its columns in the order of the fields: a third faster than by a dict for each."""
+    return StepRow(
+        path=path,
+        seq=seq,
+        kind=kind,
+        flow=flow,
+        attempt=attempt,
+        status=status,
+        input_hash=input_hash,
+        output=output,
+        started_at=started_at,
+        finished_at=finished_at,
+    )
+
+
+def _has_tag(tags: str | None, name: str, text: str) -> bool:
+    """In Python: old libraries have no JSON functions."""
+    return tags is not None and json.loads(tags).get(name) == text
 
 
 def _event(connection: sqlite3.Connection, run_id: str, kind: str, **data: str) -> None:

@@ -21,8 +21,11 @@ from workflow_runner._workflow.history import (
     find_run,
     list_runs,
     output_of,
+    read_records,
     read_run,
+    retries,
     summary,
+    view_of,
     walk,
 )
 from workflow_runner._workflow.history_data import log_data, run_data, view_data
@@ -74,7 +77,7 @@ def runs_page(store: Store, arguments: Arguments) -> dict[str, Any]:
     """Runs, newest first, with the filters of the address; times are dates or ISO moments in this machine's zone."""
     given = {name: text for name in FILTERS if (text := arguments.get(name, "").strip())}
     wrong: dict[str, str] = {}
-    filters: dict[str, Any] = {}
+    filters: dict[str, Any] = {"ahead": 1}
     for name in ("flow", "partition"):
         if name in given:
             filters[name] = given[name]
@@ -116,7 +119,7 @@ def medians(store: Store, flows: Iterable[str]) -> dict[str, float]:
     now = time.time()
     found = {}
     for flow in flows:
-        newest = store.runs(flow=flow, status="completed", limit=25)
+        newest = store.runs(flow=flow, status="completed", limit=25, brief=True)
         durations = [run.duration for run in (summary(run, now) for run in newest) if run.duration is not None]
         if durations:
             found[flow] = statistics.median(durations)
@@ -195,7 +198,7 @@ def _family(store: Store, record: RunRecord) -> list[RunSummary]:
         except RunNotFound:  # pruned
             break
         above.insert(0, known)
-    return [summary(run, now) for run in (*above, *reversed(store.runs(parent=record.run_id, limit=20)))]
+    return [summary(run, now) for run in (*above, *retries(store, record)[:20])]
 
 
 # --- flows ------------------------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ def rates(runs: Sequence[RunSummary]) -> Rates:
 def flow_page(store: Store, arguments: Arguments, flow: str) -> dict[str, Any]:
     """One flow: its rates, its calendar of business dates, its newest runs."""
     now = time.time()
-    runs = [summary(run, now) for run in store.runs(flow=flow, limit=JUDGED)]
+    runs = [summary(run, now) for run in store.runs(flow=flow, limit=JUDGED, brief=True)]
     if not runs:
         raise RunNotFound(f"there is no run of a flow {flow!r}")
     (known,) = health(read_for_health(store, flow), now)
@@ -301,7 +304,7 @@ def missing(days: Iterable[dt.date]) -> list[dt.date]:
 def batch_page(store: Store, arguments: Arguments, batch: str) -> dict[str, Any]:
     """One batch: a cell for each of its partitions, its failures grouped by exception."""
     now = time.time()
-    runs = [summary(run, now) for run in store.runs(batch_id=batch, limit=None)]
+    runs = [summary(run, now) for run in store.runs(batch_id=batch, limit=None, brief=True)]
     if not runs:
         raise RunNotFound(f"there is no run of a batch {batch!r}")
     newest: dict[tuple[str, str], RunSummary] = {}
