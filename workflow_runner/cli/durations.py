@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+
+from workflow_runner._workflow.health import EVERY
+from workflow_runner.cli.exits import CommandError, Exit
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -41,3 +45,22 @@ def _convert(_: Any, tokens: Any) -> float:
 
 Duration = Annotated[float | None, Parameter(converter=_convert, metavar="DURATION")]
 """The type of an option that takes one; the command gets seconds."""
+
+Limits = Annotated[list[str] | None, Parameter(negative=(), metavar="DURATION")]
+"""The type of an option that takes one for all flows, or FLOW=DURATION for one; may be repeated."""
+
+
+def limits(option: str, texts: Sequence[str] | None) -> dict[str, float]:
+    """What such an option says: seconds by the name of a flow, or by `EVERY`.
+
+    Raises:
+        CommandError: a length of time is none.
+    """
+    found = {}
+    for text in texts or ():
+        flow, equals, length = text.rpartition("=")
+        try:
+            found[flow if equals else EVERY] = duration(length)
+        except ValueError as error:
+            raise CommandError(Exit.USAGE, f"{option}: {error}", hint=f"such as {option} 26h") from error
+    return found

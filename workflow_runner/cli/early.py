@@ -239,7 +239,10 @@ def _turn_away(locked: Locked, store: str, target: str, fail: bool, flags: set[s
     if "json" in flags:
         import json
 
-        print(json.dumps(skipped(target, locked.text, fail=fail)), flush=True)
+        try:
+            print(json.dumps(skipped(target, locked.text, fail=fail)), flush=True)
+        except BrokenPipeError:  # as in `output.give`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if fail or "quiet" not in flags:
         print(sentence(target, locked.words, fail=fail), file=sys.stderr)
     if trouble is not None:

@@ -17,7 +17,8 @@ def note(path: str, kind: str, *, target: str, data: str | None = None) -> bool:
         kind: and the others: as for ``Store.note``.
 
     Returns:
-        Whether it is noted: not if the file is not there, is of another version, or others write all the time.
+        Whether it is noted: not if the file is not there, cannot be written or is of another version, or if others
+        write all the time.
     """
     import fcntl
     import os
@@ -26,8 +27,11 @@ def note(path: str, kind: str, *, target: str, data: str | None = None) -> bool:
 
     if not os.path.exists(path):  # connecting would make it
         return False
-    # What queues all writers: a commit beside a checkpoint can be lost in SQLite before 3.51.3 (the WAL-reset bug).
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        # What queues all writers: a commit beside a checkpoint can be lost in SQLite before 3.51.3 (the WAL-reset bug).
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return False
     try:
         end = time.monotonic() + _PATIENCE
         while True:

@@ -16,7 +16,7 @@ from workflow_runner._core.flow import Flow
 from workflow_runner._core.secrets import secret_fields
 from workflow_runner._workflow.context import PartitionKey, WorkflowContext
 from workflow_runner._workflow.definition import Workflow
-from workflow_runner._workflow.history import find_run, summary
+from workflow_runner._workflow.history import find_run
 from workflow_runner._workflow.lookup import find_flow
 from workflow_runner._workflow.scope import Scope
 from workflow_runner.errors import InputError, RunNotFound, WorkflowRunnerError
@@ -275,7 +275,7 @@ def add_actions(blueprint: flask.Blueprint, store: Store, desk: Desk, guard: Gua
         found = desk.flow_of(flow)
         if found.input_type is not WorkflowContext:
             flask.abort(409, f"{flow!r} has no business date")
-        days = pages.missing(pages.by_day([summary(run, 0.0) for run in store.runs(flow=flow, limit=None)]))
+        days = pages.missing(pages.by_day(pages.newest(store, flow)))
         if not days:
             flask.abort(409, "nothing is missing")
         return to("batch", batch=_tried(lambda: desk.run_missing(found, days[:MOST_MISSING])))

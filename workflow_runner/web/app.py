@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flask
@@ -24,7 +25,7 @@ from workflow_runner.store.base import Store
 from workflow_runner.web import actions as acting
 from workflow_runner.web import pages, words
 from workflow_runner.web.security import Guard, Token
-from workflow_runner.web.style import STYLE_SHEET
+from workflow_runner.web.style import STYLE_SHEET, STYLE_VERSION
 
 DESKS = "workflow_runner_desks"
 """Who serves an application closes, at the end, what is in ``app.extensions[DESKS]``."""
@@ -39,6 +40,7 @@ def make_app(
     token: str | None = None,
     scope: Any = None,
     hosts: tuple[str, ...] = (),
+    max_age: Mapping[str, float] | None = None,
     title: str = "workflow_runner",
 ) -> flask.Flask:
     """Make a WSGI application that shows a store.
@@ -50,6 +52,7 @@ def make_app(
             ``Authorization: Bearer``. Reading needs none.
         scope: where started runs are executed; default: one of this application's own, on the store.
         hosts: the names under which it may be reached besides this machine's own (a defence against DNS rebinding).
+        max_age: by the name of a flow, or "*" for all: seconds after its last success that it is overdue.
         title: at the top of every page.
 
     Returns:
@@ -63,7 +66,9 @@ def make_app(
         raise ValueError("actions need a token: whoever reaches the page could start and cancel runs")
     app = flask.Flask("workflow_runner.web", static_folder=None)
     guard = Token(token, hosts) if actions else Guard(hosts=hosts)
-    app.register_blueprint(history(store, guard=guard, actions=actions, scope=scope, title=title))
+    app.register_blueprint(
+        history(store, guard=guard, actions=actions, scope=scope, max_age=max_age, title=title)
+    )
     return app
 
 
@@ -74,6 +79,7 @@ def history(
     authorize: Authorize | None = None,
     guard: Guard | None = None,
     scope: Any = None,
+    max_age: Mapping[str, float] | None = None,
     title: str = "workflow_runner",
     name: str = "workflow_runner_history",
 ) -> flask.Blueprint:
@@ -86,6 +92,7 @@ def history(
             actions it decides about nothing: protect the whole blueprint with ``before_request``.
         guard: instead of ``authorize``; see `security`.
         scope: where started runs are executed; default: one of the blueprint's own, on the store.
+        max_age: as `make_app`.
         title: at the top of every page.
         name: of the blueprint.
 
@@ -104,16 +111,24 @@ def history(
     for error in (RunNotFound, StoreError, HTTPException):
         blueprint.register_error_handler(error, _refused)
     blueprint.context_processor(
-        lambda: {"words": words, "title": title, "desk": desk, "token_missing": keeper.missing(), "here": name}
+        lambda: {
+            "words": words,
+            "title": title,
+            "may_act": desk is not None and keeper.may_act(),
+            "token_missing": desk is not None and keeper.missing(),
+            "here": name,
+            "style_version": STYLE_VERSION,
+            "calendars": pages.calendars,
+        }
     )
-    _add_pages(blueprint, opened, desk)
+    _add_pages(blueprint, opened, max_age or {})
     if desk is not None:
         blueprint.record(lambda state: state.app.extensions.setdefault(DESKS, []).append(desk))
         acting.add_actions(blueprint, opened, desk, keeper)
     return blueprint
 
 
-def _add_pages(blueprint: flask.Blueprint, store: Store, desk: acting.Desk | None) -> None:
+def _add_pages(blueprint: flask.Blueprint, store: Store, max_age: Mapping[str, float]) -> None:
     def show(template: str, make: Callable[..., Mapping[str, Any]], **words_of_the_path: str) -> flask.Response:
         """One page, for people or for programs, or the news that there is none."""
         as_json = words_of_the_path.pop("twin", "") == "json"
@@ -139,15 +154,23 @@ def _add_pages(blueprint: flask.Blueprint, store: Store, desk: acting.Desk | Non
 
     page("/", "runs", "workflow_runner/runs.html", pages.runs_page)
     page("/runs/<run_id>", "run", "workflow_runner/run.html", pages.run_page)
-    page("/flows", "flows", "workflow_runner/flows.html", pages.flows_page)
-    page("/flows/<path:flow>", "flow", "workflow_runner/flow.html", pages.flow_page)
+    page("/flows", "flows", "workflow_runner/flows.html", partial(pages.flows_page, max_age=max_age))
+    page("/flows/<path:flow>", "flow", "workflow_runner/flow.html", partial(pages.flow_page, max_age=max_age))
     page("/batches/<path:batch>", "batch", "workflow_runner/batch.html", pages.batch_page)
     page("/compare", "compare", "workflow_runner/compare.html", pages.compare_page)
+
+    @blueprint.get("/runs/<run_id>/timeline.svg")
+    def timeline(run_id: str) -> flask.Response:
+        answer = flask.Response(pages.timeline_page(store, run_id), mimetype="image/svg+xml")
+        answer.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        if flask.request.args.get("v"):  # another address when it is another picture
+            answer.headers["Cache-Control"] = "private, max-age=3600"
+        return answer
 
     @blueprint.get("/style.css")
     def style() -> flask.Response:
         answer = flask.Response(STYLE_SHEET, mimetype="text/css")
-        answer.headers["Cache-Control"] = "max-age=3600"
+        answer.headers["Cache-Control"] = "max-age=86400"
         return answer
 
 

@@ -6,16 +6,18 @@ import datetime as dt
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import attrs
 from markupsafe import Markup
 
-from workflow_runner._workflow.health import FlowHealth, health, read_for_health
+from workflow_runner._workflow.health import EVERY, FlowHealth, health, read_for_health
 from workflow_runner._workflow.history import (
     RESUMABLE,
     STATUSES,
+    RunRecords,
     RunSummary,
     RunView,
     find_run,
@@ -39,10 +41,14 @@ Arguments = Mapping[str, str]
 # So many runs a page lists, and so many log records it shows.
 LISTED = 50
 LOGGED = 500
-# So many of the newest runs of a flow tell its rates and times.
-JUDGED = 500
+# So many of the newest runs of a flow tell its rates and its calendar.
+JUDGED = 1000
 # So many steps of a tree are listed; the picture has them all.
 TREE = 500
+# The picture of a run with more records comes by itself, after the page.
+LARGE = 5000
+# The calendar has so many lines, of a year each.
+YEARS = 3
 
 
 def as_data(page: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +110,7 @@ def runs_page(store: Store, arguments: Arguments) -> dict[str, Any]:
     return {
         "runs": found.runs,
         "more": found.more,
-        "at_least": found.at_least,
+        "older": dt.datetime.fromtimestamp(found.runs[-1].created_at).isoformat() if found.more else None,
         "usual": usual,
         "given": given,
         "wrong": wrong,
@@ -119,8 +125,8 @@ def medians(store: Store, flows: Iterable[str]) -> dict[str, float]:
     now = time.time()
     found = {}
     for flow in flows:
-        newest = store.runs(flow=flow, status="completed", limit=25, brief=True)
-        durations = [run.duration for run in (summary(run, now) for run in newest) if run.duration is not None]
+        good = store.runs(flow=flow, status="completed", limit=25, brief=True)
+        durations = [run.duration for run in (summary(run, now) for run in good) if run.duration is not None]
         if durations:
             found[flow] = statistics.median(durations)
     return found
@@ -131,40 +137,39 @@ def medians(store: Store, flows: Iterable[str]) -> dict[str, float]:
 
 def run_page(store: Store, arguments: Arguments, run_id: str) -> dict[str, Any]:
     """One run: what it is, its picture, its steps, what it has logged, and the commands that go on with it."""
-    record = find_run(store, run_id)
-    rows = store.steps(record.run_id)
-    view = read_run(store, record.run_id)
-    events = view.events
-    logs = store.logs(record.run_id, limit=LOGGED)
-    picture = timeline_svg(
-        record, rows, store.attempts(record.run_id), events, style=False, zone=None, width=_width(arguments)
-    )
-    steps = [
-        {"depth": depth, "step": step, "output": output_of(step)} for depth, step in _first(walk(view.steps), TREE)
-    ]
+    known = read_records(store, find_run(store, run_id).run_id)
+    record = known.run
+    view = view_of(store, known, most_steps=TREE)
+    large = len(known.rows) > LARGE
+    run = view.run
     return {
         "view": view,
-        "run": view.run,
-        "picture": Markup(picture),
-        "steps": steps,
-        "more_steps": max(0, sum(1 for _ in walk(view.steps)) - TREE),
-        "logs": [log for log in logs if log.event != "thread.abandoned"],
-        "abandoned": [log_data(log) for log in logs if log.event == "thread.abandoned"],
-        "causes": causes(view.run.error),
-        "commands": commands(view.run, store.url),
-        "live": view.run.status in ("running", "pending"),
-        "resumable": view.run.status in RESUMABLE,
-        "family": _family(store, record),
+        "run": run,
+        "picture": None if large else Markup(_timeline(known, style=False)),
+        "picture_version": f"{record.fence}-{record.finished_at or int(time.time() / 30)}",
+        "large": large,
+        "steps": [{"depth": depth, "step": step, "output": output_of(step)} for depth, step in walk(view.steps)],
+        "logs": [log for log in known.logs if log.event != "thread.abandoned"][-LOGGED:],
+        "more_logs": max(0, len(known.logs) - LOGGED),
+        "abandoned": [log_data(log) for log in known.logs if log.event == "thread.abandoned"],
+        "causes": causes(run.error),
+        "resumed_at": [event.at for event in known.events if event.kind == "claimed"],
+        "commands": commands(run, store.url),
+        "live": run.status in ("running", "pending"),
+        "resumable": run.status in RESUMABLE,
+        "retry_of": _above(store, record),
+        "retried_by": [summary(other, time.time()) for other in retries(store, record)[:20]],
+        "before": _before(store, record),
     }
 
 
-def _width(arguments: Arguments) -> int:
-    text = arguments.get("width", "")
-    return max(480, min(int(text), 2400)) if text.isdigit() else 1080
+def timeline_page(store: Store, run_id: str) -> str:
+    """The picture of a run, as a file of its own."""
+    return _timeline(read_records(store, find_run(store, run_id).run_id), style=True)
 
 
-def _first(items: Iterable[Any], count: int) -> list[Any]:
-    return [item for _, item in zip(range(count), items, strict=False)]
+def _timeline(known: RunRecords, *, style: bool) -> str:
+    return timeline_svg(known.run, known.rows, known.attempts, known.events, style=style, zone=None)
 
 
 def causes(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -189,24 +194,30 @@ def commands(run: RunSummary, store: str) -> list[tuple[str, str]]:
     return found
 
 
-def _family(store: Store, record: RunRecord) -> list[RunSummary]:
-    """The runs that this one retries, the first one first, and those that retry it."""
+def _above(store: Store, record: RunRecord) -> list[RunSummary]:
+    """The runs that this one retries, the first one first."""
     now, above, known = time.time(), [], record
     while known.parent is not None and len(above) < 20:
         try:
             known = store.run(known.parent)
         except RunNotFound:  # pruned
             break
-        above.insert(0, known)
-    return [summary(run, now) for run in (*above, *retries(store, record)[:20])]
+        above.insert(0, summary(known, now))
+    return above
+
+
+def _before(store: Store, record: RunRecord) -> str | None:
+    """The last run of this flow that completed before this one: what one compares with."""
+    found = store.runs(flow=record.flow, status="completed", until=record.created_at, limit=1, brief=True)
+    return found[0].run_id if found else None
 
 
 # --- flows ------------------------------------------------------------------------------------------------------------
 
 
-def flows_page(store: Store, arguments: Arguments) -> dict[str, Any]:
+def flows_page(store: Store, arguments: Arguments, max_age: Mapping[str, float]) -> dict[str, Any]:
     """Every flow: how it is, and its last run."""
-    return {"flows": [_health_row(known) for known in health(read_for_health(store), time.time())]}
+    return {"flows": [_health_row(known) for known in health(read_for_health(store), time.time(), max_age=max_age)]}
 
 
 def _health_row(known: FlowHealth) -> dict[str, Any]:
@@ -251,13 +262,14 @@ def rates(runs: Sequence[RunSummary]) -> Rates:
     )
 
 
-def flow_page(store: Store, arguments: Arguments, flow: str) -> dict[str, Any]:
-    """One flow: its rates, its calendar of business dates, its newest runs."""
+def flow_page(store: Store, arguments: Arguments, max_age: Mapping[str, float], flow: str) -> dict[str, Any]:
+    """One flow: its rates, its calendar of business dates, its partitions, its newest runs."""
     now = time.time()
-    runs = [summary(run, now) for run in store.runs(flow=flow, limit=JUDGED, brief=True)]
+    runs = newest(store, flow)
     if not runs:
         raise RunNotFound(f"there is no run of a flow {flow!r}")
-    (known,) = health(read_for_health(store, flow), now)
+    limits = {name: limit for name, limit in max_age.items() if name in (EVERY, flow)}
+    (known,) = health(read_for_health(store, flow), now, max_age=limits)
     days = by_day(runs)
     return {
         "flow": flow,
@@ -269,22 +281,63 @@ def flow_page(store: Store, arguments: Arguments, flow: str) -> dict[str, Any]:
         "longest": max(run.duration or 0.0 for run in runs[:LISTED]),
         "days": {day.isoformat(): {"status": run.status, "run_id": run.run_id} for day, run in days.items()},
         "missing": [day.isoformat() for day in missing(days)],
-        "calendar": Markup(
-            calendar_svg({day: run.status for day, run in days.items()}, style=False, title=f"Business dates of {flow}")
-        )
-        if days
-        else None,
-        "target": next((run.target for run in runs if run.target), None),
+        "cells": [] if days else [cell for cell in partitions(runs) if cell["run"].partition],
     }
 
 
+def calendars(flow: str, days: Mapping[str, Mapping[str, str]], address: Callable[[str], str]) -> list[Markup]:
+    """The calendar of a flow's page, a picture for each year, the newest first.
+
+    Args:
+        flow: its name.
+        days: as the page has them.
+        address: of a run.
+    """
+    known = {dt.date.fromisoformat(day): run for day, run in days.items()}
+    found: list[Markup] = []
+    end = max(known, default=None)
+    while end is not None and end >= min(known) and len(found) < YEARS:
+        drawn = calendar_svg(
+            {day: run["status"] for day, run in known.items()},
+            style=False,
+            title=f"Business dates of {flow} until {end}",
+            until=end,
+            links={day: address(run["run_id"]) for day, run in known.items()},
+        )
+        found.append(Markup(drawn))
+        end -= dt.timedelta(end.weekday() + 1, weeks=52)
+    return found
+
+
+def newest(store: Store, flow: str) -> list[RunSummary]:
+    """The newest runs of a flow, as many as its page goes by."""
+    now = time.time()
+    return [summary(run, now) for run in store.runs(flow=flow, limit=JUDGED, brief=True)]
+
+
+# What a date is whose partitions fared differently: the first of these that one of them is.
+_WORST = ("failed", "crashed", "cancelled", "partial", "running", "pending", "completed")
+
+
 def by_day(runs: Iterable[RunSummary]) -> dict[dt.date, RunSummary]:
-    """The newest run of each business date."""
-    found: dict[dt.date, RunSummary] = {}
+    """The newest run of each business date; of one with several partitions, that of the one that fared worst."""
+    latest: dict[tuple[str, str | None], RunSummary] = {}
     for run in runs:
         if run.as_of is not None:
-            found.setdefault(dt.date.fromisoformat(run.as_of), run)
+            latest.setdefault((run.as_of, run.partition), run)
+    found: dict[dt.date, RunSummary] = {}
+    for run in sorted(latest.values(), key=lambda run: _WORST.index(run.status)):
+        found.setdefault(dt.date.fromisoformat(str(run.as_of)), run)
     return dict(sorted(found.items()))
+
+
+def partitions(runs: Iterable[RunSummary]) -> list[dict[str, Any]]:
+    """The newest run of each flow and partition, by name; a run without partition stands for itself."""
+    latest: dict[tuple[str, str], RunSummary] = {}
+    for run in runs:
+        name = " ".join(part for part in (run.as_of, run.partition) if part) or run.run_id
+        latest.setdefault((run.flow, name), run)
+    return [{"flow": flow, "partition": name, "run": run} for (flow, name), run in sorted(latest.items(), key=itemgetter(0))]
 
 
 def missing(days: Iterable[dt.date]) -> list[dt.date]:
@@ -307,10 +360,7 @@ def batch_page(store: Store, arguments: Arguments, batch: str) -> dict[str, Any]
     runs = [summary(run, now) for run in store.runs(batch_id=batch, limit=None, brief=True)]
     if not runs:
         raise RunNotFound(f"there is no run of a batch {batch!r}")
-    newest: dict[tuple[str, str], RunSummary] = {}
-    for run in runs:
-        newest.setdefault((run.flow, " ".join(part for part in (run.as_of, run.partition) if part) or run.run_id), run)
-    cells = [{"flow": flow, "partition": name, "run": run} for (flow, name), run in sorted(newest.items())]
+    cells = partitions(runs)
     counts: dict[str, int] = {}
     groups: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:

@@ -15,7 +15,7 @@ from workflow_runner._workflow import health as judge
 from workflow_runner._workflow import history, history_data
 from workflow_runner.cli import document, tables
 from workflow_runner.cli.defaults import defaults
-from workflow_runner.cli.durations import duration
+from workflow_runner.cli.durations import Limits, limits
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.moments import Moment
 from workflow_runner.cli.options import Debug, Json, StoreUrl, opened
@@ -24,7 +24,6 @@ from workflow_runner.store.base import LogRow
 
 Status = Literal["completed", "partial", "failed", "cancelled", "running", "crashed", "pending"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
-Limits = Annotated[list[str] | None, Parameter(negative=(), metavar="DURATION")]
 
 
 def nothing() -> None:
@@ -253,7 +252,7 @@ def status(
         max_age: Overdue so long after the last success: a duration such as 26h, or FLOW=26h; may be repeated.
         max_running: Stuck after running so long: a duration, or FLOW=DURATION; may be repeated.
     """
-    ages, running = _limits("--max-age", max_age), _limits("--max-running", max_running)
+    ages, running = limits("--max-age", max_age), limits("--max-running", max_running)
     with opened(store, existing=True) as runs:
         if flow is not None and flow not in ages:
             check_flow(flow, runs.flows())
@@ -274,14 +273,3 @@ def status(
         show=partial(tables.show_health, flows),
         complain=nothing,
     )
-
-
-def _limits(option: str, texts: Sequence[str] | None) -> dict[str, float]:
-    limits = {}
-    for text in texts or ():
-        flow, equals, length = text.rpartition("=")
-        try:
-            limits[flow if equals else judge.EVERY] = duration(length)
-        except ValueError as error:
-            raise CommandError(Exit.USAGE, f"{option}: {error}", hint=f"such as {option} 26h") from error
-    return limits

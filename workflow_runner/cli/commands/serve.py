@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from workflow_runner.cli.document import SCHEMA
+from workflow_runner.cli.durations import Limits, limits
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.options import Debug, Json, StoreUrl, opened
 from workflow_runner.cli.output import Reply
@@ -33,6 +34,7 @@ def serve(
     token: Annotated[
         str | None, Parameter(help="What they have to know for it; by default one is made and printed.")
     ] = None,
+    max_age: Limits = None,
     json: Json = False,
     debug: Debug = False,
 ) -> Reply:
@@ -41,6 +43,12 @@ def serve(
     They are read-only, and served to this machine alone, unless you say
     otherwise. Ctrl-C and SIGTERM end it; runs that were started here are
     handed back, to be resumed.
+
+    Example:
+        workflow-runner serve --store sqlite:///runs.db --actions
+
+    Args:
+        max_age: Overdue so long after the last success: a duration such as 26h, or FLOW=26h; may be repeated.
     """
     try:
         from werkzeug.serving import make_server
@@ -49,9 +57,10 @@ def serve(
     except ImportError as error:
         message = f"{error.name} is not installed"
         raise CommandError(Exit.CONFIGURATION, message, hint="pip install 'workflow-runner[web]'") from error
+    ages = limits("--max-age", max_age)
     secret = (token or secrets.token_urlsafe(24)) if actions else None
     with opened(store) as runs:
-        app = make_app(runs, actions=actions, token=secret, hosts=tuple(host_name or ()))
+        app = make_app(runs, actions=actions, token=secret, hosts=tuple(host_name or ()), max_age=ages)
         try:
             server = make_server(host, port, app, threaded=True)
         except (OSError, SystemExit) as error:
