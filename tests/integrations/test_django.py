@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -335,9 +336,17 @@ def test_signals_are_sent(project: None) -> None:
 
 def test_manage_py_has_the_commands(project: None) -> None:
     """In a process of its own, on the store of the project."""
-    command = [sys.executable, "-m", "django", "workflow", "--version"]
+    from integrations.django_project import flows
+
+    result = finished(flows.add.enqueue(1, 1))
     path = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
     ran = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "django", "workflow", "show", result.id, "--json"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout)["run_id"] == result.id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -209,8 +211,15 @@ def test_a_requests_budget_ends_the_flow(app: flask.Flask, make_scope: Callable[
 def test_the_command_is_there_as_flask_workflow(
     app: flask.Flask, make_scope: Callable[..., Scope], tmp_path: Any
 ) -> None:
-    """On the store of the application's scope."""
-    init_app(app, make_scope(store=f"sqlite:///{tmp_path}/runs.db?durability=process"))
-    ran = app.test_cli_runner().invoke(args=["workflow", "--version"])
-    assert ran.exit_code == 0
-    assert "workflow" in app.test_cli_runner().invoke(args=["--help"]).output
+    """On the store of the application's scope, without a trace in the environment."""
+    scope = make_scope(store=f"sqlite:///{tmp_path}/runs.db?durability=process")
+    init_app(app, scope)
+    run_id = scope.exec(call(int)).id
+    runner = app.test_cli_runner()
+    before = dict(os.environ)
+    assert "workflow" in runner.invoke(args=["--help"]).output
+    listed = runner.invoke(args=["workflow", "list", "--json"])
+    assert listed.exit_code == 0
+    assert [run["run_id"] for run in json.loads(listed.stdout)["runs"]] == [run_id]
+    assert runner.invoke(args=["workflow", "show", "nope"]).exit_code == 66
+    assert dict(os.environ) == before

@@ -270,16 +270,25 @@ def _encode_items(items: Iterable[tuple[Any, Any]], depth: int, step: Callable[[
 
 
 def _encode_mapping(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    items = list(mapping.items())
+    data = dict(mapping)
     if type(mapping) is not dict:
         secret = getattr(mapping, "secret", ())
         if secret:
-            items = [(key, shielded(item) if key in secret else item) for key, item in items]
-    keys = _encode_items([(key, key) for key, _ in items], depth, _key_step)
-    values = _encode_items(items, depth, _item_step)
-    if _TEXT.issuperset(map(type, keys)) and _TAG not in keys:
-        return dict(zip(keys, values, strict=True))
-    return _tagged("dict", [list(pair) for pair in zip(keys, values, strict=True)])
+            data = {key: shielded(item) if key in secret else item for key, item in data.items()}
+    texts = _TEXT.issuperset(map(type, data))
+    # keys that are ASCII are stored as they are
+    keys = None if texts and "".join(data).isascii() else _encode_items(zip(data, data, strict=True), depth, _key_step)
+    label: Any = None
+    try:
+        for label, item in data.items():
+            # what is most often there costs no call
+            data[label] = item if type(item) is str and item.isascii() else _encode(item, depth)
+    except Refused as refused:
+        refused.path.append(_item_step(label))
+        raise
+    if texts and _TAG not in data:
+        return data
+    return _tagged("dict", [list(pair) for pair in zip(keys or data, data.values(), strict=True)])
 
 
 def _encode_instance(value: Any, cls: type, depth: int) -> dict[str, Any]:
@@ -569,10 +578,17 @@ def _sorted_text(data: Any) -> str:
 @functools.cache
 def _writer(sort_keys: bool) -> Callable[[Any], str]:
     import json
+    from json import encoder
 
-    return json.JSONEncoder(
+    slow = json.JSONEncoder(
         allow_nan=False, check_circular=False, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys
-    ).encode
+    )
+    make = getattr(encoder, "c_make_encoder", None)
+    if make is None:  # not CPython
+        return slow.encode
+    # What `encode` makes anew for each value, which takes as long as writing a small one.
+    fast = make(None, slow.default, encoder.encode_basestring, None, ":", ",", sort_keys, False, False)
+    return lambda data: "".join(fast(data, 0))
 
 
 @functools.cache

@@ -91,11 +91,10 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, name: str) -> None:
         self._local = threading.local()
-        super().__init__(max_workers=sys.maxsize, thread_name_prefix=name, initializer=self._mark)
-
-    def _mark(self) -> None:
-        # the table of threads has a thread some time after it has begun to work
-        self._local.ours = True
+        # Each thread marks itself: the pool's table has it some time after it has begun to work. Not by a method of ours,
+        # or the threads would keep a pool that everybody else has forgotten.
+        marks = (self._local, "ours", True)
+        super().__init__(max_workers=sys.maxsize, thread_name_prefix=name, initializer=setattr, initargs=marks)
 
     def own_this_one(self) -> bool:
         """Whether the calling thread is one of these."""

@@ -95,18 +95,19 @@ class StepRecord:
         Raises:
             SerializationError: an output cannot be written with its type.
         """
+        started_at, events = self.started_at, self.events
         return {
             "name": self.name,
             "status": str(self.status),
             "attempts": self.attempts,
-            "started_at": None if self.started_at is None else self.started_at.isoformat(),
+            "started_at": None if started_at is None else started_at.isoformat(),
             "duration": self.duration,
             "output": codec.encode(self.output, where=f"step {self.name!r}: output"),
             "error": describe(self.error),
             "category": None if self.category is None else str(self.category),
             "reason": self.reason,
             "quality": None if self.quality is None else self.quality.to_dict(),
-            "events": codec.encode(list(self.events), where=f"step {self.name!r}: events"),
+            "events": codec.encode(list(events), where=f"step {self.name!r}: events") if events else [],
             "steps": self.steps.to_list(),
         }
 

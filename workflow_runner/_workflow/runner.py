@@ -310,14 +310,17 @@ def step_text(name: str, result: StepResult, secret: frozenset[str] = NO_SECRETS
     updates = result.context_updates
     if not secret.isdisjoint(updates):
         updates = {key: shielded(value) if key in secret else value for key, value in updates.items()}
-    data = {
-        "output": result.output,
-        "updates": dict(updates) or None,
-        "quality": None if result.quality is None else result.quality.to_dict(),
-        "events": list(result.events) or None,
-        "skipped": result.skipped,
-    }
-    data = {key: value for key, value in data.items() if value is not None}
+    data: dict[str, Any] = {}
+    if result.output is not None:
+        data["output"] = result.output
+    if updates:
+        data["updates"] = dict(updates)
+    if result.quality is not None:
+        data["quality"] = result.quality.to_dict()
+    if result.events:
+        data["events"] = list(result.events)
+    if result.skipped is not None:
+        data["skipped"] = result.skipped
     if updates is result.context_updates:
         return stored(data, where)
     others = {key: value for key, value in updates.items() if key not in secret}

@@ -15,7 +15,6 @@ is never shared with the request or with another thread, and is torn down when t
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
@@ -158,9 +157,6 @@ def _saturated(error: ScopeSaturated) -> flask.Response:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @with_appcontext
 def _workflow(words: tuple[str, ...]) -> None:
-    from workflow_runner.cli.app import main
+    from workflow_runner.cli.embedded import on_store
 
-    store = getattr(flask.current_app.extensions[EXTENSION].store, "url", None)
-    if store is not None:
-        os.environ.setdefault("WORKFLOW_RUNNER_STORE", store)
-    raise SystemExit(main(words))
+    raise SystemExit(on_store(flask.current_app.extensions[EXTENSION].store, words))

@@ -348,8 +348,7 @@ class Store(Protocol):
             since: created then or later.
             until: created before.
             limit: at most so many; None for all.
-            brief: of shape, input, overrides and result only the first ``BRIEF`` characters, which may be no JSON: cheap
-                however large they are.
+            brief: of shape, input, overrides and result only the first ``BRIEF`` characters, which may be no JSON.
         """
         ...
 

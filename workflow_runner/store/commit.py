@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,8 +44,8 @@ class _Item:
         self.value: Any = None
         self.error: BaseException | None = None
         self.done = False
-        self.gate = allocate_lock()
-        self.gate.acquire()
+        # where its thread waits, if it has to
+        self.gate: LockType | None = None
 
 
 class Committer:
@@ -193,11 +193,13 @@ class Committer:
         if self._holder == get_ident():
             raise StoreError("this thread has a transaction open, and nothing else is written before that has ended")
         with self._mutex:
-            self._queue.append(item)
-            lead = self._leader is None
-            if lead:
+            if self._leader is None:
                 self._leader = item
-        if not lead:
+            else:
+                item.gate = allocate_lock()
+                item.gate.acquire()
+            self._queue.append(item)
+        if item.gate is not None:
             item.gate.acquire()
 
     def _withdraw(self, item: _Item) -> None:
@@ -213,13 +215,16 @@ class Committer:
         """Wake those whose operations were done, and the one who leads next."""
         with self._mutex:
             for item in batch:
-                with suppress(ValueError):  # its thread may have been interrupted
+                try:
                     self._queue.remove(item)
+                except ValueError:  # its thread may have been interrupted
+                    pass
             heir = self._leader = self._queue[0] if self._queue else None
         for item in batch:
             item.done = True
-            item.gate.release()
-        if heir is not None:
+            if item.gate is not None:
+                item.gate.release()
+        if heir is not None and heir.gate is not None:
             heir.gate.release()
 
     def _commit(self, batch: list[_Item]) -> None:

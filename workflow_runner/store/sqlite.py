@@ -564,8 +564,10 @@ class SQLiteStore:
             # Who has died, or is not at it any more, may have ended the run after we had read it: read again.
 
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        with self._errors():
+        try:
             return self._committer.run(operation)
+        except (sqlite3.Error, OSError) as error:
+            raise self._named(error) from error
 
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._errors(), self._read_lock:
@@ -580,7 +582,10 @@ class SQLiteStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"store {self.path}: {error}") from error
+            raise self._named(error) from error
+
+    def _named(self, error: Exception) -> StoreError:
+        return StoreError(f"store {self.path}: {error}")
 
     def _close_reader(self) -> None:
         if self._reader is not None:

@@ -14,6 +14,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import flask
@@ -66,9 +67,7 @@ def make_app(
         raise ValueError("actions need a token: whoever reaches the page could start and cancel runs")
     app = flask.Flask("workflow_runner.web", static_folder=None)
     guard = Token(token, hosts) if actions else Guard(hosts=hosts)
-    app.register_blueprint(
-        history(store, guard=guard, actions=actions, scope=scope, max_age=max_age, title=title)
-    )
+    app.register_blueprint(history(store, guard=guard, actions=actions, scope=scope, max_age=max_age, title=title))
     return app
 
 
@@ -119,6 +118,7 @@ def history(
             "here": name,
             "style_version": STYLE_VERSION,
             "calendars": pages.calendars,
+            "run_address": lambda run_id: flask.url_for(f"{name}.run", run_id=run_id),
         }
     )
     _add_pages(blueprint, opened, max_age or {})
@@ -133,7 +133,7 @@ def _add_pages(blueprint: flask.Blueprint, store: Store, max_age: Mapping[str, f
         """One page, for people or for programs, or the news that there is none."""
         as_json = words_of_the_path.pop("twin", "") == "json"
         version = f"{store.changes()}-{int(dt.datetime.now().timestamp()) // 10}"
-        if flask.request.args.get("since") == version:
+        if flask.request.args.get("since_version") == version:
             return flask.Response(status=204)
         if flask.request.if_none_match.contains(version):
             answer = flask.Response(status=304)
@@ -195,7 +195,8 @@ def _refused(error: Exception) -> tuple[str, int] | flask.Response:
         return error.response  # type: ignore[return-value]
     if flask.request.path.endswith(".json"):
         return flask.make_response(flask.jsonify(error=message), code)
-    return flask.render_template("workflow_runner/refused.html", code=code, message=message), code
+    name = HTTPStatus(code).phrase
+    return flask.render_template("workflow_runner/refused.html", code=code, name=name, message=message), code
 
 
 __all__ = ["history", "make_app"]

@@ -47,6 +47,8 @@ JUDGED = 1000
 TREE = 500
 # The picture of a run with more records comes by itself, after the page.
 LARGE = 5000
+# So wide is it: as the page is on a desk. Dots.
+WIDE = 1100
 # The calendar has so many lines, of a year each.
 YEARS = 3
 
@@ -169,7 +171,7 @@ def timeline_page(store: Store, run_id: str) -> str:
 
 
 def _timeline(known: RunRecords, *, style: bool) -> str:
-    return timeline_svg(known.run, known.rows, known.attempts, known.events, style=style, zone=None)
+    return timeline_svg(known.run, known.rows, known.attempts, known.events, style=style, zone=None, width=WIDE)
 
 
 def causes(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -337,7 +339,9 @@ def partitions(runs: Iterable[RunSummary]) -> list[dict[str, Any]]:
     for run in runs:
         name = " ".join(part for part in (run.as_of, run.partition) if part) or run.run_id
         latest.setdefault((run.flow, name), run)
-    return [{"flow": flow, "partition": name, "run": run} for (flow, name), run in sorted(latest.items(), key=itemgetter(0))]
+    return [
+        {"flow": flow, "partition": name, "run": run} for (flow, name), run in sorted(latest.items(), key=itemgetter(0))
+    ]
 
 
 def missing(days: Iterable[dt.date]) -> list[dt.date]:

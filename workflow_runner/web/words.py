@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from workflow_runner._workflow.history import process_of
 from workflow_runner.web.units import duration as duration
 
 SHORT = 80
@@ -53,3 +54,22 @@ def why(error: Mapping[str, Any]) -> str:
 def percent(part: float) -> str:
     """A fraction of 1 in percent."""
     return f"{100 * part:.1f}".rstrip("0").rstrip(".") + " %"
+
+
+def owner(text: str) -> str:
+    """Who executes a run."""
+    return process_of(text)
+
+
+def error(text: str) -> str:
+    """A recorded error and its causes, a line each."""
+    lines, known = [], json.loads(text)
+    while known is not None and len(lines) < 20:
+        lines.append(f"{'caused by ' if lines else ''}{known['type']}: {known['message']}")
+        known = known.get("cause")
+    return "\n".join(lines)
+
+
+def fields(text: str) -> str:
+    """The fields of a log record, in one line."""
+    return " ".join(f"{name}={value(data)}" for name, data in json.loads(text).items())

@@ -44,9 +44,6 @@ def serve(
     otherwise. Ctrl-C and SIGTERM end it; runs that were started here are
     handed back, to be resumed.
 
-    Example:
-        workflow-runner serve --store sqlite:///runs.db --actions
-
     Args:
         max_age: Overdue so long after the last success: a duration such as 26h, or FLOW=26h; may be repeated.
     """

@@ -16,7 +16,7 @@ see. ``manage.py workflow ...`` are the commands of ``workflow-runner`` on the s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -132,12 +132,3 @@ def start_on_commit(
             then(execution)
 
     transaction.on_commit(start, using=using)
-
-
-def on_store(words: list[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which the command works on the store of the default scope, unless another one is named."""
-    store = getattr(getattr(default_scope(), "store", None), "url", None)
-    named = (
-        {} if store is None or any(word.startswith("--store") for word in words) else {"WORKFLOW_RUNNER_STORE": store}
-    )
-    return {**named, **environment}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from workflow_runner.integrations.django import on_store
+from workflow_runner.cli.embedded import on_store
+from workflow_runner.integrations.django import default_scope
 
 
 class Command(BaseCommand):
@@ -18,19 +18,10 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         # not Django's own parser: the options are those of another command
-        from workflow_runner.cli.app import main
+        sys.exit(self.handle(*argv[2:]))
 
-        os.environ.update(on_store(argv[2:], os.environ))
-        sys.exit(main(argv[2:]))
-
-    def handle(self, *args: Any, **options: Any) -> None:
-        from workflow_runner.cli.app import main
-
-        words = [str(word) for word in args]
-        os.environ.update(on_store(words, os.environ))
-        code = main(words)
-        if code:
-            sys.exit(code)
+    def handle(self, *args: Any, **options: Any) -> Any:
+        return on_store(getattr(default_scope(), "store", None), [str(word) for word in args])
 
     def add_arguments(self, parser: Any) -> None:
         parser.add_argument("args", nargs="*", help="a command of workflow-runner and its options")
