@@ -444,7 +444,9 @@ class Scope:
     def _executors(self) -> Executors:
         from workflow_runner._core import offload
 
-        return offload.Executors(self._named_executors)
+        made = offload.Executors(self._named_executors)
+        # two threads that ask first get one: a cached property has no lock since Python 3.12
+        return self.__dict__.setdefault("_executors", made)  # type: ignore[no-any-return]
 
     def _forget(self, ctx: ExecutionContext) -> None:
         if isinstance(ctx, TrackedExecution):

@@ -31,6 +31,7 @@ import os
 import sys
 import threading
 import traceback
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -95,14 +96,39 @@ class Threads(ThreadPoolExecutor):
         # or the threads would keep a pool that everybody else has forgotten.
         marks = (self._local, "ours", True)
         super().__init__(max_workers=sys.maxsize, thread_name_prefix=name, initializer=setattr, initargs=marks)
+        # The stdlib's own count of idle threads drifts from Python 3.12 on (a busy thread may take what an idle one was
+        # counted for), and a pool without a bound grows with it: here what is to be done is counted instead.
+        self._idle_semaphore = _NobodyIdle()  # type: ignore[assignment]
+        self._counting = threading.Lock()
+        self._to_do = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being done or waits for a thread."""
+        return self._to_do > 0
+
+    def start(self, fn: Callable[..., object], *args: object) -> None:
+        """Let a thread call ``fn``: one that is idle, or a new one.
+
+        Raises:
+            RuntimeError: there is none to be had.
+        """
+        self.submit(_counted, weakref.ref(self), fn, *args)
 
     def own_this_one(self) -> bool:
         """Whether the calling thread is one of these."""
         return getattr(self._local, "ours", False)
 
+    def done(self) -> None:
+        """What `start` has begun is done."""
+        with self._counting:
+            self._to_do -= 1
+
     def _adjust_thread_count(self) -> None:
-        if self._idle_semaphore.acquire(timeout=0):
-            return
+        with self._counting:
+            self._to_do += 1
+            if self._to_do <= len(self._threads):
+                return
         # A thread is a daemon if the one that makes it is (threading documentation, Thread.daemon). The stdlib's code
         # makes ours, from a daemon, so that it may change with the version of Python.
         failed: list[BaseException] = []
@@ -127,6 +153,26 @@ class Threads(ThreadPoolExecutor):
         for thread in tuple(self._threads):
             if thread.ident not in but and thread is not threading.current_thread():
                 thread.join(timeout)
+
+
+class _NobodyIdle:
+    """In the place of the stdlib's count: it finds nobody idle, and makes a thread whenever it is asked."""
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        return False
+
+    def release(self) -> None:
+        pass
+
+
+def _counted(pool: weakref.ref[Threads], fn: Callable[..., object], *args: object) -> None:
+    # a thread must not keep a pool that everybody else has forgotten
+    try:
+        fn(*args)
+    finally:
+        threads = pool()
+        if threads is not None:
+            threads.done()
 
 
 class Slots:
@@ -228,7 +274,7 @@ class Slots:
         Here, if there is no thread to be had.
         """
         try:
-            self._threads.submit(fn)
+            self._threads.start(fn)
         except RuntimeError:
             fn()
 
@@ -310,7 +356,7 @@ class Slots:
         """
         self._starting[worker] = None
         try:
-            self._threads.submit(self._work, worker)
+            self._threads.start(self._work, worker)
         except BaseException as error:  # no more threads, the interpreter is going down, an interrupt
             # the pool may have queued the item before it failed: taken from here, it finds nothing to do
             if self._starting.pop(worker, self) is not self:
