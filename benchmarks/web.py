@@ -18,8 +18,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from benchmarks.harness import Benchmark, Side, benchmark, loop, take_turns
 from benchmarks.timeline import BEGAN, ERROR, fanout, row
 from workflow_runner.store import open_store
@@ -60,7 +58,7 @@ def add_run(store: Store, records: Any, flow: str) -> str:
     run, _ = store.submit(NewRun(run_id=flow, flow=flow, input="null", input_hash=""))
     for first in range(0, len(rows), 10_000):
         part = rows[first : first + 10_000]
-        store.record(run.run_id, run.fence, [attrs.evolve(one, seq=first + n) for n, one in enumerate(part)])
+        store.record(run.run_id, run.fence, [one._replace(seq=first + n) for n, one in enumerate(part)])
     for noted in attempts:
         store.attempt(run.run_id, run.fence, noted.path, noted.attempt, noted.started_at, noted.error)
     store.finish(run.run_id, run.fence, "completed", "null", None)

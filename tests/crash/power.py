@@ -136,6 +136,9 @@ class Connection:
     def set_authorizer(self, authorizer: Any) -> None:
         self._db.authorizer = authorizer
 
+    def create_function(self, name: str, arguments: int, function: Any) -> None:
+        self._db.create_scalar_function(name, function, arguments)
+
     def interrupt(self) -> None:
         self._db.interrupt()
 

@@ -230,6 +230,7 @@ def test_batches_come_while_the_run_goes_on(
     assert "here" in [row.event for row in store.logs(execution.id)]
     go_on.set()
     execution.result(LONG)
+    scope.close()  # before its store
 
 
 def test_a_store_that_fails_costs_lines_and_no_run(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:

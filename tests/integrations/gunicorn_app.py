@@ -9,6 +9,7 @@ from pathlib import Path
 import flask
 
 from workflow_runner import FlowContext, Scope, Step, Workflow, WorkflowContext, call, errors, flow
+from workflow_runner.extensions.store_metrics import CONTENT_TYPE, metrics_text
 from workflow_runner.integrations.flask import init_app
 
 FOLDER = Path(os.environ["SERVICE_FOLDER"])
@@ -64,6 +65,10 @@ def create_app() -> flask.Flask:
     def _fan() -> dict[str, object]:
         return {"pid": os.getpid(), "squares": scope.run(fan, 5)}
 
+    @app.get("/metrics")
+    def _metrics() -> flask.Response:
+        return flask.Response(f"# {os.getpid()}\n{metrics_text(scope.store)}", content_type=CONTENT_TYPE)
+
     @app.get("/slow")
     def _slow() -> tuple[str, int] | str:
         try:
@@ -75,6 +80,11 @@ def create_app() -> flask.Flask:
     @app.get("/background")
     def _background() -> str:
         return scope.exec(two_steps, {}, idempotency_key="background").id
+
+    @app.get("/waits")
+    def _waits() -> tuple[str, int] | str:
+        scope.exec(two_steps, {}, idempotency_key="waits").result()
+        return "done"
 
     @app.get("/stuck")
     def _stuck() -> tuple[str, int] | str:

@@ -63,7 +63,7 @@ class Opened:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from django.db.backends.sqlite3.base import DatabaseWrapper
 
-        self.open: set[int] = set()
+        self.open: dict[int, Any] = {}
         self.most = self.ever = 0
         self._lock = threading.Lock()
         connect, close = DatabaseWrapper.connect, DatabaseWrapper._close
@@ -71,18 +71,24 @@ class Opened:
         def connecting(wrapper: Any) -> None:
             connect(wrapper)
             with self._lock:
-                self.open.add(id(wrapper))
+                self.open[id(wrapper)] = wrapper.connection
                 self.ever += 1
                 self.most = max(self.most, len(self.open))
 
         def closing(wrapper: Any) -> None:
             with self._lock:
                 if wrapper.connection is not None:
-                    self.open.discard(id(wrapper))
+                    self.open.pop(id(wrapper), None)
             close(wrapper)
 
         monkeypatch.setattr(DatabaseWrapper, "connect", connecting)
         monkeypatch.setattr(DatabaseWrapper, "_close", closing)
+
+    def forget(self) -> None:
+        """Close what threads have left behind, and count from 0."""
+        for connection in self.open.values():
+            connection.close()
+        self.open, self.most = {}, 0
 
 
 @pytest.fixture
@@ -100,12 +106,32 @@ def test_an_idle_scope_keeps_no_connection_open(at_home: Scope, opened: Opened) 
         list(pool.map(lambda _: (barrier.wait(LONG), count_users()), range(4)))
         list(pool.map(lambda _: count_users(), range(196)))
         assert len(opened.open) == 4
-    opened.open.clear()
-    opened.most = 0
+    opened.forget()
     executions = [at_home.exec(call(count_users)) for _ in range(200)]
     assert [execution.result(LONG) for execution in executions] == [0] * 200
     assert 1 <= opened.most <= 4
-    assert opened.open == set()
+    assert opened.open == {}
+
+
+def test_persistent_connections_are_closed_too(at_home: Scope, opened: Opened) -> None:
+    """To every database, whatever ``CONN_MAX_AGE`` says, and after a failure; a bare pool keeps one to each."""
+    from django.db import connections
+
+    def ask_both() -> None:
+        with connections["other"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        count_users()
+        raise LookupError
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ask_both).exception(LONG)
+        assert len(opened.open) == 2
+    opened.forget()
+    for execution in [at_home.exec(call(ask_both)) for _ in range(20)]:
+        with pytest.raises(LookupError):
+            execution.result(LONG)
+    assert opened.ever == 2 + 40
+    assert opened.open == {}
 
 
 def test_children_use_the_connection_of_their_parent(at_home: Scope, opened: Opened) -> None:
@@ -121,7 +147,7 @@ def test_children_use_the_connection_of_their_parent(at_home: Scope, opened: Ope
         return inside
 
     assert at_home.exec(parent, 1).result(LONG) == [True, True, True]
-    assert opened.open == set()
+    assert opened.open == {}
 
 
 def test_run_in_a_view_leaves_the_views_connection_alone(at_home: Scope, opened: Opened) -> None:
@@ -200,8 +226,8 @@ def test_an_input_that_does_not_fit_is_refused_before_the_commit(at_home: Scope)
 def test_the_scope_of_the_settings(settings_without: Callable[[], None]) -> None:
     """Is found by its import path and at home; without one the error says what to write."""
     from django.core.exceptions import ImproperlyConfigured
-    from integrations.django_project.flows import scope
 
+    from integrations.django_project.flows import scope
     from workflow_runner.integrations.django import InProject, default_scope, scope_at
 
     assert default_scope() is scope
@@ -307,7 +333,6 @@ def test_an_unknown_result_does_not_exist(project: None) -> None:
 def test_signals_are_sent(project: None) -> None:
     """For the three moments of a task, in order, with its id."""
     from integrations.django_project import flows
-
     from workflow_runner.integrations.django import tasks
 
     heard: list[tuple[str, str]] = []

@@ -178,7 +178,7 @@ def test_a_saturated_scope_is_a_503(app: flask.Flask, make_scope: Callable[..., 
     scope = make_scope(max_workers=1, max_pending=0)
     init_app(app, scope)
     begun, go = event(), event()
-    app.get("/")(lambda: scope.exec(call(int)).result(LONG) and "" or "fine")
+    app.get("/")(lambda: (scope.exec(call(int)).result(LONG) and "") or "fine")
     busy = scope.exec(call(lambda: (begun.set(), go.wait(LONG))))
     assert begun.wait(LONG)
     refused = app.test_client().get("/")
@@ -190,9 +190,18 @@ def test_a_saturated_scope_is_a_503(app: flask.Flask, make_scope: Callable[..., 
 
 
 def test_a_requests_budget_ends_the_flow(app: flask.Flask, make_scope: Callable[..., Scope], event: Any) -> None:
-    """A view that is stuck in a blocking call answers when its caller's time is over, and the slot is given back."""
+    """A view that is stuck in a blocking call answers when its caller's time is over, and the slot is given back.
+
+    On a bare pool the answer comes as well, and the thread is gone for all others.
+    """
     scope, go = make_scope(max_workers=1), event()
     init_app(app, scope)
+    with ThreadPoolExecutor(1) as pool:
+        bare = event()
+        for work in (bare.wait, int):
+            with pytest.raises(TimeoutError):
+                pool.submit(work).result(0.05)
+        bare.set()
 
     @app.get("/")
     def view() -> Any:
@@ -206,6 +215,65 @@ def test_a_requests_budget_ends_the_flow(app: flask.Flask, make_scope: Callable[
     assert scope.run(call(int)) == 0
     go.set()
     assert app.test_client().get("/").text == "True"
+
+
+def test_a_copied_request_has_the_g_of_its_execution(
+    app: flask.Flask, at_home: Scope, pool: ThreadPoolExecutor
+) -> None:
+    """Who wants the request all the same copies it, as on a bare pool; its session stays behind also then."""
+
+    @app.get("/orders")
+    def view() -> Any:
+        mine = session()
+
+        @flask.copy_current_request_context
+        def path() -> tuple[str, bool]:
+            return flask.request.path, session() is mine
+
+        return {
+            "bare": pool.submit(path).result(LONG),
+            "ours": [at_home.exec(call(path)).result(LONG), at_home.run(call(path))],
+        }
+
+    answer = app.test_client().get("/orders").json
+    assert answer == {"bare": ["/orders", False], "ours": [["/orders", False]] * 2}
+
+
+def test_an_application_context_in_a_flow_is_one_more(app: flask.Flask, at_home: Scope) -> None:
+    """Old code pushes one of its own; children have another, and what was there before comes back."""
+
+    @flow
+    def pushes(ctx: FlowContext, n: int) -> tuple[bool, bool, bool]:
+        outer = session()
+        with app.app_context():
+            inner = session()
+            child = ctx.exec(call(session))
+        return inner is not outer, child not in (inner, outer), session() is outer
+
+    with app.app_context():
+        assert at_home.exec(pushes, 1).result(LONG) == at_home.run(pushes, 1) == (True, True, True)
+
+
+def test_a_teardown_that_fails_fails_its_execution(app: flask.Flask, at_home: Scope, pool: ThreadPoolExecutor) -> None:
+    """A session that could not be put away is no success, as in a context by hand; thread and slot are free again."""
+
+    @app.teardown_appcontext
+    def put_away(error: BaseException | None) -> None:
+        raise ConnectionError("no commit")
+
+    def by_hand() -> None:
+        with app.app_context():
+            pass
+
+    with pytest.raises(ConnectionError):
+        pool.submit(by_hand).result(LONG)
+    for execution in [at_home.exec(call(int)) for _ in range(8)]:
+        with pytest.raises(ConnectionError):
+            execution.result(LONG)
+    with pytest.raises(ConnectionError):
+        at_home.run(call(int))
+    assert not flask.has_app_context()
+    assert at_home.stats().free == at_home.max_workers
 
 
 def test_the_command_is_there_as_flask_workflow(

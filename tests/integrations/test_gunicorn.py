@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import json
 import os
@@ -12,10 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from workflow_runner import Scope, call
+from workflow_runner.integrations.gunicorn import _QUICK, Drain
 from workflow_runner.store import open_store
 
 LONG = 30.0
@@ -37,15 +42,19 @@ def post_worker_init(worker):
 class Service:
     """A gunicorn in a process of its own."""
 
-    def __init__(self, folder: Path, workers: int, worker_class: str, graceful_timeout: int, job: bool) -> None:
+    def __init__(
+        self, folder: Path, workers: int, worker_class: str, graceful_timeout: int, job: bool, options: tuple[str, ...]
+    ) -> None:
         self.folder = folder
         (folder / "conf.py").write_text(CONFIG)
         path = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "--preload", "--bind", "127.0.0.1:0", "--config", "conf.py"),
-                *("--workers", str(workers), "--worker-class", worker_class, "--threads", "4"),
+                *(sys.executable, "-m", "gunicorn", *options, "--bind", "127.0.0.1:0", "--config", "conf.py"),
+                *("--workers", str(workers), "--worker-class", worker_class),
+                # gunicorn takes gthread for a sync worker that is given threads
+                *(("--threads", "4") if worker_class == "gthread" else ()),
                 *("--graceful-timeout", str(graceful_timeout), "integrations.gunicorn_app:create_app()"),
             ],
             cwd=folder,
@@ -81,7 +90,12 @@ class Service:
     def get_meanwhile(self, path: str) -> Callable[[], tuple[int, str]]:
         """Ask in a thread of its own; gives what waits for the answer."""
         answers: list[tuple[int, str]] = []
-        thread = threading.Thread(target=lambda: answers.append(self.get(path)), daemon=True)
+
+        def ask() -> None:
+            with suppress(OSError, http.client.HTTPException):  # the worker has gone
+                answers.append(self.get(path))
+
+        thread = threading.Thread(target=ask, daemon=True)
         thread.start()
 
         def answer() -> tuple[int, str]:
@@ -108,9 +122,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
     def serve(
-        *, workers: int = 1, worker_class: str = "gthread", graceful_timeout: int = 20, job: bool = False
+        *options: str,
+        workers: int = 1,
+        worker_class: str = "gthread",
+        graceful_timeout: int = 20,
+        job: bool = False,
+        preload: bool = True,
     ) -> Service:
-        started.append(Service(tmp_path, workers, worker_class, graceful_timeout, job))
+        if preload:
+            options = ("--preload", *options)
+        started.append(Service(tmp_path, workers, worker_class, graceful_timeout, job, options))
         started[-1].await_workers(workers)
         return started[-1]
 
@@ -161,6 +182,23 @@ def test_a_stopping_worker_lets_its_flows_finish(serve: Callable[..., Service]) 
     store.close()
 
 
+def test_every_worker_says_the_same_of_all_runs(serve: Callable[..., Service]) -> None:
+    """Whichever is scraped: the metrics of the store count what the others have done, too."""
+    service = serve(workers=2)
+    for _ in range(20):
+        assert service.get("/fan")[0] == 200
+    said: dict[str, str] = {}
+
+    def scrape() -> bool:
+        for answer in [service.get_meanwhile("/metrics") for _ in range(4)]:
+            pid, _, text = answer()[1].partition("\n")
+            (said[pid],) = [line for line in text.splitlines() if 'flow="fan",status="completed"' in line]
+        return len(said) == 2
+
+    until(scrape, service.log)
+    assert set(said.values()) == {'workflow_runner_store_runs{flow="fan",status="completed"} 20.0'}
+
+
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
 def test_what_does_not_finish_in_time_can_be_resumed(serve: Callable[..., Service], worker_class: str) -> None:
     """The worker cancels it within its budget, answers the request, hands the run back, and ends by itself."""
@@ -179,10 +217,109 @@ def test_what_does_not_finish_in_time_can_be_resumed(serve: Callable[..., Servic
 
 
 def test_a_view_that_is_stuck_does_not_keep_the_worker(serve: Callable[..., Service]) -> None:
-    """A blocking call that never looks is left behind: its request is answered, and the worker ends before it is killed."""
+    """A blocking call that never looks is left behind: its request is answered, and the worker ends by itself."""
     service = serve(graceful_timeout=4)
     stuck = service.get_meanwhile("/stuck")
     until(lambda: "stuck begins" in service.notes(), service.log)
     assert service.stop() == 0
     assert stuck()[0] == 503
     assert "SIGKILL" not in service.log()
+
+
+def run_of(service: Service) -> tuple[str, bool]:
+    """Status of the one run of two steps, and whether its process is there."""
+    store = open_store(f"sqlite:///{service.folder}/runs.db")
+    (run,) = store.runs(flow="two_steps")
+    store.close()
+    return run.status, run.alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_quick_stop_does_not_wait(serve: Callable[..., Service], number: int) -> None:
+    """Ctrl-C on gunicorn cancels at once what a worker would otherwise let finish; durable runs can be resumed."""
+    service = serve(graceful_timeout=10 * int(LONG))
+    assert service.get("/background")[0] == 200
+    until(lambda: "second begins" in service.notes(), service.log)
+    service.process.send_signal(number)
+    service.process.wait(LONG)
+    assert run_of(service) == ("pending", False)
+
+
+def test_a_worker_that_gunicorn_gives_up_hands_back(serve: Callable[..., Service]) -> None:
+    """A sync worker whose view waits for too long is aborted; the next one goes on with the run under its key."""
+    service = serve("--timeout", "2", worker_class="sync", graceful_timeout=10 * int(LONG))
+    service.get_meanwhile("/waits")
+    until(lambda: "WORKER TIMEOUT" in service.log(), service.log)
+    until(lambda: len(service.pids()) == 2, service.log)
+    assert run_of(service) == ("pending", False)
+    (service.folder / "go").touch()
+    assert service.get("/waits") == (200, "done")
+    assert service.notes().count("first") == 1
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("preload", [True, False])
+@pytest.mark.parametrize("how", ["SIGHUP", "max_requests"])
+def test_a_worker_that_is_replaced_lets_its_flows_finish(
+    serve: Callable[..., Service], how: str, preload: bool
+) -> None:
+    """On a reload, and after its last request, while the next one answers already."""
+    options = ("--max-requests", "1") if how == "max_requests" else ()
+    service = serve(*options, preload=preload)
+    assert service.get("/background")[0] == 200
+    until(lambda: "second begins" in service.notes(), service.log)
+    if how == "SIGHUP":
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: len(service.pids()) == 2, service.log)
+        assert json.loads(service.get("/fan")[1])["pid"] in service.pids()
+    (service.folder / "go").touch()
+    until(lambda: run_of(service) == ("completed", False), service.log)
+    until(lambda: len(service.pids()) == 2, service.log)
+    assert service.get("/fan")[0] == 200
+    assert service.notes().count("second begins") == 1
+    assert service.stop() == 0
+
+
+def test_the_master_keeps_its_scope(make_scope: Callable[..., Scope]) -> None:
+    """It calls ``worker_exit`` itself for a worker that it finds gone; those that it forks later need the scope."""
+    scope = make_scope(max_workers=1)
+    Drain(scope).worker_exit(None, SimpleNamespace(pid=os.getpid() + 1))
+    assert scope.run(call(int)) == 0
+
+
+def test_a_signal_interrupts_no_system_call(make_scope: Callable[..., Scope]) -> None:
+    """Of a database client in C, say; gunicorn sees to that, and a bare ``signal.signal`` undoes it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, *_QUICK)}
+
+    def reads() -> int:
+        """What ``read`` gives while a signal comes: 1, or -1 if it was interrupted."""
+        reader, writer = os.pipe()
+
+        def disturb() -> None:
+            for _ in range(20):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.005)
+            os.write(writer, b"x")
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        try:
+            return int(libc.read(reader, ctypes.create_string_buffer(1), 1))
+        finally:
+            thread.join()
+            os.close(reader)
+            os.close(writer)
+
+    try:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        assert reads() == -1
+        signal.siginterrupt(signal.SIGTERM, False)
+        assert reads() == 1
+        scope = make_scope(max_workers=1)
+        Drain(scope).post_worker_init(SimpleNamespace(cfg=SimpleNamespace(graceful_timeout=0.0)))
+        assert reads() == 1
+        scope.close()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

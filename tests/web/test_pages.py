@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,9 +20,13 @@ from werkzeug.test import Client
 
 from workflow_runner import FlowContext, Retry, Scope, Step, Workflow, WorkflowContext, flow
 from workflow_runner._core.secrets import Secret
+from workflow_runner.store import open_store
+from workflow_runner.store.base import NewRun, StepRow
+from workflow_runner.web import pages as pages_module
 from workflow_runner.web.app import history, make_app
 
 LONG = 20.0
+ROOT = Path(__file__).parent.parent.parent
 EVIL = "<script>alert('x')<b>"
 
 
@@ -257,7 +263,7 @@ def test_acting_needs_the_token_and_our_own_page(acting: Any, runs: dict[str, st
     for headers in (
         {},
         OWN,
-        {"Sec-Fetch-Site": "cross-site", **{"Cookie": "workflow_runner_token=x"}},
+        {"Sec-Fetch-Site": "cross-site", "Cookie": "workflow_runner_token=x"},
         {"Origin": "http://evil.example.com"},
         {"Authorization": "Bearer wrong"},
     ):
@@ -362,6 +368,88 @@ def test_the_calendar_runs_what_is_missing(acting: Any) -> None:
     assert acting.post("/flows/nightly/run-missing", headers=TOKEN).status_code == 409
 
 
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_that_nothing_is_new_costs_one_pragma(url: str, runs: dict[str, str]) -> None:
+    """However large the page is; the page itself asks no more often for more runs."""
+    store = open_store(url)
+    client = make_app(store).test_client()
+    asked: list[str] = []
+    page = client.get("/")
+    store._reader.set_trace_callback(asked.append)  # type: ignore[attr-defined]
+    for _ in range(3):  # the version has ten seconds in it as well
+        asked.clear()
+        again = client.get("/", headers={"If-None-Match": page.headers["ETag"]})
+        if again.status_code == 304:
+            break
+        page = again
+    assert (again.status_code, asked) == (304, ["PRAGMA data_version"])
+    asked.clear()
+    client.get("/?limit=1000")
+    few = len(asked)
+    with Scope(store=store) as scope:
+        for n in range(30):
+            scope.run(item, n)
+        asked.clear()
+        client.get("/?flow=item")
+    assert len(asked) <= few + 2
+    store.close()
+
+
+def test_a_large_run_is_a_small_page(url: str) -> None:
+    """Its first steps are listed, the others counted; its picture comes by itself, as an image."""
+    store = open_store(url)
+    run, _ = store.submit(NewRun(run_id="large", flow="many", input="null", input_hash=""))
+    rows = [
+        StepRow(path=f"step {n}", seq=n, kind="step", flow="f", output="null", started_at=n, finished_at=n + 1.0)
+        for n in range(pages_module.LARGE + 1)
+    ]
+    store.record("large", run.fence, rows)
+    store.finish("large", run.fence, "completed", "null", None)
+    client = make_app(store).test_client()
+    page = client.get("/runs/large")
+    assert len(page.data) < 300_000
+    assert f"{pages_module.LARGE + 1 - pages_module.TREE:,} more" in page.text
+    (link,) = re.findall('href="([^"]*steps=[^"]*)"', page.text)
+    assert len(client.get(link.replace("&amp;", "&")).json["steps"]) == pages_module.LARGE + 1
+    (source,) = re.findall('<img src="([^"]*)"', page.text)
+    picture = client.get(source)
+    assert picture.mimetype == "image/svg+xml"
+    assert "script" not in picture.headers["Content-Security-Policy"]
+    assert 'class="wf"' in picture.text
+    assert client.get("/runs/nope/timeline.svg").status_code == 404
+    store.close()
+
+
+def test_flows_that_are_overdue_or_have_partitions(url: str, make_scope: Callable[..., Scope]) -> None:
+    """A limit of age makes a flow overdue; partitions that are no dates stand in a grid, each with its newest run."""
+    scope = make_scope(store=url)
+    for region in ("EU", "US", "EU"):
+        scope.exec(nightly, WorkflowContext.new(partition={"region": region})).exception(LONG)
+    client = make_app(url, max_age={"nightly": 1e-6}).test_client()
+    data = client.get("/flows/nightly.json").json
+    assert [cell["partition"] for cell in data["cells"]] == ["region=EU", "region=US"]
+    assert [trouble["kind"] for trouble in data["health"]["troubles"]] == ["overdue"]
+    assert "overdue" in client.get("/flows").text
+    assert make_app(url).test_client().get("/flows/nightly.json").json["health"]["healthy"] is True
+
+
+def test_a_date_is_as_good_as_its_worst_partition(url: str, make_scope: Callable[..., Scope]) -> None:
+    """And as the newest run of each."""
+    scope = make_scope(store=url)
+    day = dt.date(2013, 2, 1)
+    for region, limit in (("EU", 9), ("US", 3), ("UK", 9), ("UK", 3)):
+        context = WorkflowContext.new(params={"limit": limit}, as_of_date=day, partition={"region": region})
+        scope.exec(nightly, context).exception(LONG)
+    client = make_app(url).test_client()
+    found = client.get("/flows/nightly.json").json["days"]["2013-02-01"]
+    assert (found["status"], client.get(f"/runs/{found['run_id']}.json").json["run"]["partition"]) == (
+        "failed",
+        "region=EU",
+    )
+
+
 # --- at home elsewhere ------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +478,35 @@ def test_mounted_in_any_wsgi_application(url: str, runs: dict[str, str]) -> None
         links = re.findall(r'(?:href|src|action|hx-get)="([^"]*)"', page.text)
         assert links
         assert all(link.startswith(("/ops/", "#")) or link == "data:," for link in links), links
+
+
+DJANGO = """
+import sys
+from django.conf import settings
+settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="__main__", SECRET_KEY="x")
+import django
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+urlpatterns = [path("home", lambda request: HttpResponse("home of the host"))]
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
+from workflow_runner.web.app import make_app
+application = DispatcherMiddleware(get_wsgi_application(), {"/history": make_app(sys.argv[1], hosts=("*",))})
+client = Client(application)
+for address in ("/home", "/history/", "/history/flows/nightly"):
+    answer = client.get(address, headers={"Host": "intranet.example.com"})
+    print(answer.status_code, "home of the host" in answer.text, "/history/runs/" in answer.text)
+"""
+
+
+def test_in_front_of_django(url: str, runs: dict[str, str]) -> None:
+    """Both answer, each under its own addresses."""
+    pytest.importorskip("django")
+    done = subprocess.run(
+        [sys.executable, "-c", DJANGO, url], capture_output=True, text=True, timeout=LONG, check=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines() == ["200 True False", "200 False True", "200 False True"]
 
 
 def test_htmx_is_the_file_that_was_looked_at() -> None:

@@ -190,8 +190,8 @@ class Scope:
     ) -> Out:
         """Run a flow and return its result: the short form of ``exec(...).result()``.
 
-        Without a timeout it runs in the calling thread as soon as a slot is free. Inside a flow of the same scope it
-        uses the slot of that flow, which has nothing to do but wait.
+        Without a timeout it runs in the calling thread if a slot is free, and else on another as soon as one is. Inside
+        a flow of the same scope it uses the slot of that flow, which has nothing to do but wait.
 
         Args:
             flow: and all the others: as for `exec`.

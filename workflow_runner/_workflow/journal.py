@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from workflow_runner._core import codec, log
 from workflow_runner._core.flow import Arguments
 from workflow_runner._core.journal import MemoryJournal
@@ -221,7 +219,7 @@ class StoreJournal:
             )
         if self.veil is NO_VEIL or row.output is None:
             return row
-        return attrs.evolve(row, output=self.veil.show(row.output))
+        return row._replace(output=self.veil.show(row.output))
 
     def reload(self) -> None:
         """Something is attempted again: from now on what the attempts before have recorded answers, too."""
@@ -294,7 +292,7 @@ class StoreJournal:
             attempt=attempt,
             status=status,
             input_hash=input_hash,
-            output=self.veil.hide(output),
+            output=output if self.veil is NO_VEIL else self.veil.hide(output),
             started_at=started,
             finished_at=self._clock(),
         )
@@ -342,6 +340,8 @@ class StoreJournal:
 
     def _check_free(self, path: str) -> None:
         """Refuse what would wait for ever for a transaction: one of this very thread, or of what it is a part of."""
+        if not self._open:
+            return
         for other, (_, thread) in list(self._open.items()):
             if other != path and (thread == threading.get_ident() or path.startswith(f"{other}/")):
                 raise ContextError(

@@ -226,15 +226,14 @@ class _Tree:
 
     def _record(self, row: StepRow) -> None:
         reason = json.loads(row.output).get("skipped") if row.output and row.status == "skipped" else None
-        self._find(row.path).set(
-            flow=row.flow,
-            status=row.status,
-            attempts=row.attempt,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            text=row.output,
-            reason=reason,
-        )
+        node = self._find(row.path)
+        node.flow = row.flow
+        node.status = row.status
+        node.attempts = row.attempt
+        node.started_at = row.started_at
+        node.finished_at = row.finished_at
+        node.text = row.output
+        node.reason = reason
 
     def fail(self, noted: Attempt) -> None:
         node = self._find(noted.path)
@@ -277,7 +276,7 @@ class _Tree:
 
     def freeze(self, most: int | None) -> tuple[tuple[StepView, ...], int]:
         order = self._settled(self.top, self.run.status)
-        total = sum(_size(node) for node in order)
+        total = _size(order)
         most = total if most is None else min(most, total)
         return _views(order, most)[0], total - most
 
@@ -320,5 +319,5 @@ def _views(order: Sequence[_Node], most: int) -> tuple[tuple[StepView, ...], int
     return tuple(views), most
 
 
-def _size(node: _Node) -> int:
-    return 1 + sum(_size(step) for step in node.order)
+def _size(order: Sequence[_Node]) -> int:
+    return len(order) + sum(_size(node.order) for node in order if node.order)

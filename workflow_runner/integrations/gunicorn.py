@@ -14,6 +14,9 @@ SIGTERM, lets it finish its requests, and kills it ``graceful_timeout`` seconds 
 on: what runs may end, and requests that are being answered may start more. When the time is nearly over the rest is
 cancelled, so that a request which waits for it is answered; runs in a store are handed back, for anybody to resume.
 
+SIGINT and SIGQUIT, which stop gunicorn quickly, and SIGABRT, which it sends to a worker that does not answer, leave no
+such time: everything is cancelled at once.
+
 A request waits for a flow on another thread, and can be released, with ``scope.exec(...).result()`` or with a timeout;
 ``scope.run`` without one runs in the request's own thread, where a call that never looks up keeps the worker as any
 view does.
@@ -22,6 +25,7 @@ view does.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import threading
 import time
@@ -34,6 +38,12 @@ from workflow_runner._core.scope import Scope
 # most so many seconds.
 _RESERVE = 0.25
 _MOST_RESERVE = 3.0
+
+# So long, in seconds, after a signal that leaves no time: gunicorn kills a worker a second after SIGABRT.
+_AT_ONCE = 0.5
+_QUICK = (signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
+
+_REASON = "the gunicorn worker stops"
 
 
 class Drain:
@@ -48,6 +58,7 @@ class Drain:
         self._told = threading.Event()
         self._end: float | None = None
         self._grace = 0.0
+        self._quick = False
 
     @property
     def scope(self) -> Scope:
@@ -66,22 +77,39 @@ class Drain:
         self._told = threading.Event()
         # made now: a signal's handler must not make a thread, because it may have interrupted somebody who makes one
         threading.Thread(target=self._watch, name="workflow-runner-drain", daemon=True).start()
-        before = signal.getsignal(signal.SIGTERM)
+        self._tell(signal.SIGTERM)
+        # as gunicorn has it, and as signal() undoes it: no system call of a request is interrupted
+        signal.siginterrupt(signal.SIGTERM, False)
+        for number in _QUICK:
+            self._tell(number)
+
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        """For gunicorn's ``worker_exit``: all requests are answered; wait for what goes on without one."""
+        if worker.pid != os.getpid():
+            return  # the master found that worker gone, and its own scope is for those that it forks
+        if self._quick:
+            self.scope.close(cancel=True, timeout=_AT_ONCE, reason=_REASON)
+            return
+        now = time.monotonic()
+        if self._end is None:  # without a signal: ``max_requests``
+            self._end = now + self._grace
+        if worker.cfg.timeout:  # from here on nobody tells the master that this worker is alive
+            self._end = min(self._end, now + worker.cfg.timeout)
+        self.scope.close(timeout=self._left(), reason=_REASON)
+
+    def _tell(self, number: int) -> None:
+        """Be told of this signal, too."""
+        before = signal.getsignal(number)
 
         def told(number: int, frame: FrameType | None) -> None:
+            self._quick = self._quick or number in _QUICK
             if self._end is None:
                 self._end = time.monotonic() + self._grace
                 self._told.set()
             if callable(before):
                 before(number, frame)
 
-        signal.signal(signal.SIGTERM, told)
-
-    def worker_exit(self, server: Any, worker: Any) -> None:
-        """For gunicorn's ``worker_exit``: all requests are answered; wait for what goes on without one."""
-        if self._end is None:
-            self._end = time.monotonic() + self._grace
-        self.scope.close(timeout=self._left(), reason="the gunicorn worker stops")
+        signal.signal(number, told)
 
     def _left(self) -> float:
         """Seconds until the rest has to be cancelled."""
@@ -93,4 +121,4 @@ class Drain:
         self._told.wait()
         self.scope._clock.wait(threading.Event(), self._left())
         # the main thread may wait for a flow in a view, and never come to `worker_exit`
-        self.scope.close(cancel=True, timeout=_RESERVE * self._grace / 2, reason="the gunicorn worker stops")
+        self.scope.close(cancel=True, timeout=_RESERVE * self._grace / 2, reason=_REASON)

@@ -19,8 +19,8 @@ def deadline_from(headers: Mapping[str, str], *, most: float | None = None, leas
     """How many seconds a request may still take, for ``scope.run(..., timeout=)``.
 
     Read, in this order: ``X-Request-Deadline`` (when the time is over, in seconds since the epoch, as a proxy would
-    write it), ``X-Request-Timeout`` (seconds), ``Grpc-Timeout`` (a number and a unit, see the gRPC protocol over HTTP/2)
-    and ``X-Envoy-Expected-Rq-Timeout-Ms`` (milliseconds, as Envoy writes it). A header that is no number is passed over.
+    write it), ``X-Request-Timeout`` (seconds), ``Grpc-Timeout`` (a number and a unit, of the gRPC protocol)
+    and ``X-Envoy-Expected-Rq-Timeout-Ms`` (milliseconds, as Envoy writes it). Without a number a header is passed over.
 
     Args:
         headers: of the request; names in any case, if the mapping does not mind.

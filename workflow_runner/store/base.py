@@ -93,9 +93,8 @@ class RunRecord(NewRun):
         return self.status == "running" and not self.alive
 
 
-@attrs.frozen(kw_only=True)
-class StepRow:
-    """The outcome of one path of a run.
+class StepRow(NamedTuple):
+    """The outcome of one path of a run. A tuple: one is made for each step and item, and read for each.
 
     Attributes:
         path: unique in the run.
@@ -110,12 +109,12 @@ class StepRow:
     seq: int
     kind: str
     flow: str
+    started_at: float
+    finished_at: float
     attempt: int = 1
     status: str = "completed"
     input_hash: str | None = None
     output: str | None = None
-    started_at: float
-    finished_at: float
 
 
 class Attempt(NamedTuple):

@@ -215,7 +215,7 @@ class Committer:
         """Wake those whose operations were done, and the one who leads next."""
         with self._mutex:
             for item in batch:
-                try:
+                try:  # noqa: SIM105 - cheaper than `suppress`, for each operation
                     self._queue.remove(item)
                 except ValueError:  # its thread may have been interrupted
                     pass

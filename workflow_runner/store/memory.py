@@ -318,5 +318,5 @@ class MemoryStore:
 
 
 def _brief(run: RunRecord) -> RunRecord:
-    texts = {name: getattr(run, name) for name in BRIEFLY}
-    return attrs.evolve(run, **{name: text if text is None else text[:BRIEF] for name, text in texts.items()})
+    cut: dict[str, Any] = {name: text[:BRIEF] for name in BRIEFLY if (text := getattr(run, name)) is not None}
+    return attrs.evolve(run, **cut)

@@ -20,6 +20,7 @@ from workflow_runner._workflow.history import find_run
 from workflow_runner._workflow.lookup import find_flow
 from workflow_runner._workflow.scope import Scope
 from workflow_runner.errors import InputError, RunNotFound, WorkflowRunnerError
+from workflow_runner.extensions.capture import Capture
 from workflow_runner.store.base import Store
 from workflow_runner.web import pages
 from workflow_runner.web.security import Guard, Token
@@ -67,7 +68,7 @@ class Desk:
         """Where runs are executed."""
         with self._lock:
             if self._scope is None:
-                self._scope = Scope(name="web", store=self._store)
+                self._scope = Scope(name="web", store=self._store, extensions=[Capture()])
             return self._scope
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ def _field(cls: Any, field: attrs.Attribute[Any]) -> Field:
     inputs = {bool: "checkbox", int: "number", dt.date: "date"}
     secret = field.name in secret_fields(cls)
     return Field(
-        name=field.alias,
+        name=field.alias or field.name,
         kind=codec.type_name(field.type),
         input="password" if secret else inputs.get(typing.cast(Any, field.type), "text"),
         required=field.default is attrs.NOTHING,
@@ -225,7 +226,7 @@ def add_actions(blueprint: flask.Blueprint, store: Store, desk: Desk, guard: Gua
     """Add what can be posted."""
     name = blueprint.name
 
-    def to(endpoint: str, **words: str) -> Any:
+    def to(endpoint: str, **words: Any) -> Any:
         return flask.redirect(flask.url_for(f"{name}.{endpoint}", **words), 303)
 
     @blueprint.post("/log-in")

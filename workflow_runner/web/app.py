@@ -1,7 +1,14 @@
 """The history page: a Flask blueprint over a store, and a WSGI application around it.
 
-    app.register_blueprint(history(store), url_prefix="/runs")        # in a Flask application
-    application = make_app("sqlite:///runs.db")                         # for any WSGI server, mounted anywhere
+In a Flask application, with its own authentication::
+
+    app.register_blueprint(history(store, actions=True, authorize=lambda: current_user.is_staff), url_prefix="/history")
+
+In front of Django, in its ``wsgi.py``; in front of any other WSGI application likewise::
+
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+    page = make_app("sqlite:///runs.db", hosts=("*",))
+    application = DispatcherMiddleware(get_wsgi_application(), {"/history": page})
 
 Every page can be read without JavaScript and has a twin in JSON (``.json``). Pages look for news by polling: an answer
 carries the version of the store as its ETag, and one that has not changed costs a single look at that. Nothing is
@@ -10,8 +17,8 @@ changed unless actions are enabled, and never by GET; see `security`.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -52,7 +59,8 @@ def make_app(
         token: what a browser has to know to do so (asked for once, kept in a cookie), and a program to send as
             ``Authorization: Bearer``. Reading needs none.
         scope: where started runs are executed; default: one of this application's own, on the store.
-        hosts: the names under which it may be reached besides this machine's own (a defence against DNS rebinding).
+        hosts: the names under which it may be reached besides this machine's own (a defence against DNS rebinding);
+            "*": any, if somebody in front of it sees to that.
         max_age: by the name of a flow, or "*" for all: seconds after its last success that it is overdue.
         title: at the top of every page.
 
@@ -113,7 +121,7 @@ def history(
         lambda: {
             "words": words,
             "title": title,
-            "may_act": desk is not None and keeper.may_act(),
+            "may_act": may_act(),
             "token_missing": desk is not None and keeper.missing(),
             "here": name,
             "style_version": STYLE_VERSION,
@@ -121,18 +129,25 @@ def history(
             "run_address": lambda run_id: flask.url_for(f"{name}.run", run_id=run_id),
         }
     )
-    _add_pages(blueprint, opened, max_age or {})
+
+    def may_act() -> bool:
+        return desk is not None and keeper.may_act()
+
+    _add_pages(blueprint, opened, max_age or {}, may_act)
     if desk is not None:
         blueprint.record(lambda state: state.app.extensions.setdefault(DESKS, []).append(desk))
         acting.add_actions(blueprint, opened, desk, keeper)
     return blueprint
 
 
-def _add_pages(blueprint: flask.Blueprint, store: Store, max_age: Mapping[str, float]) -> None:
+def _add_pages(
+    blueprint: flask.Blueprint, store: Store, max_age: Mapping[str, float], may_act: Callable[[], bool]
+) -> None:
     def show(template: str, make: Callable[..., Mapping[str, Any]], **words_of_the_path: str) -> flask.Response:
         """One page, for people or for programs, or the news that there is none."""
         as_json = words_of_the_path.pop("twin", "") == "json"
-        version = f"{store.changes()}-{int(dt.datetime.now().timestamp()) // 10}"
+        # what a visitor may do and an upgrade change a page as well; ages are told anew every ten seconds
+        version = f"{store.changes()}-{int(time.time()) // 10}-{STYLE_VERSION}{'-acting' if may_act() else ''}"
         if flask.request.args.get("since_version") == version:
             return flask.Response(status=204)
         if flask.request.if_none_match.contains(version):

@@ -138,10 +138,14 @@ def medians(store: Store, flows: Iterable[str]) -> dict[str, float]:
 
 
 def run_page(store: Store, arguments: Arguments, run_id: str) -> dict[str, Any]:
-    """One run: what it is, its picture, its steps, what it has logged, and the commands that go on with it."""
+    """One run: what it is, its picture, its steps, what it has logged, and the commands that go on with it.
+
+    Of many steps the first; so many as the address says with ``steps=``.
+    """
     known = read_records(store, find_run(store, run_id).run_id)
     record = known.run
-    view = view_of(store, known, most_steps=TREE)
+    most = arguments.get("steps", "")
+    view = view_of(store, known, most_steps=int(most) if most.isdigit() else TREE)
     large = len(known.rows) > LARGE
     run = view.run
     return {
@@ -151,6 +155,7 @@ def run_page(store: Store, arguments: Arguments, run_id: str) -> dict[str, Any]:
         "picture_version": f"{record.fence}-{record.finished_at or int(time.time() / 30)}",
         "large": large,
         "steps": [{"depth": depth, "step": step, "output": output_of(step)} for depth, step in walk(view.steps)],
+        "more_steps": view.more_steps,
         "logs": [log for log in known.logs if log.event != "thread.abandoned"][-LOGGED:],
         "more_logs": max(0, len(known.logs) - LOGGED),
         "abandoned": [log_data(log) for log in known.logs if log.event == "thread.abandoned"],
@@ -176,7 +181,7 @@ def _timeline(known: RunRecords, *, style: bool) -> str:
 
 def causes(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """An error and its causes, the last thing first."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     while error is not None and len(found) < 20:
         found.append(error)
         error = error.get("cause")
@@ -198,7 +203,8 @@ def commands(run: RunSummary, store: str) -> list[tuple[str, str]]:
 
 def _above(store: Store, record: RunRecord) -> list[RunSummary]:
     """The runs that this one retries, the first one first."""
-    now, above, known = time.time(), [], record
+    now, known = time.time(), record
+    above: list[RunSummary] = []
     while known.parent is not None and len(above) < 20:
         try:
             known = store.run(known.parent)

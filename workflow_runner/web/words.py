@@ -63,7 +63,8 @@ def owner(text: str) -> str:
 
 def error(text: str) -> str:
     """A recorded error and its causes, a line each."""
-    lines, known = [], json.loads(text)
+    lines: list[str] = []
+    known = json.loads(text)
     while known is not None and len(lines) < 20:
         lines.append(f"{'caused by ' if lines else ''}{known['type']}: {known['message']}")
         known = known.get("cause")

@@ -1,4 +1,4 @@
-"""A small project: one table, one scope."""
+"""A small project: one scope, a database, and another one with persistent connections."""
 
 import importlib.util
 import os
@@ -12,7 +12,12 @@ DATABASES = {
         "NAME": os.environ.get("PROJECT_DB", "project.db"),
         "OPTIONS": {"timeout": 20},
         "TEST": {"NAME": os.environ.get("PROJECT_DB", "project.db")},
-    }
+    },
+    "other": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("PROJECT_DB", "project.db") + ".other",
+        "CONN_MAX_AGE": None,
+    },
 }
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "workflow_runner.integrations.django"]
 WORKFLOW_RUNNER_SCOPE = "integrations.django_project.flows.scope"

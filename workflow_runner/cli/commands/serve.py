@@ -48,18 +48,22 @@ def serve(
         max_age: Overdue so long after the last success: a duration such as 26h, or FLOW=26h; may be repeated.
     """
     try:
-        from werkzeug.serving import make_server
+        from werkzeug.serving import WSGIRequestHandler, make_server
 
         from workflow_runner.web.app import DESKS, make_app
     except ImportError as error:
         message = f"{error.name} is not installed"
         raise CommandError(Exit.CONFIGURATION, message, hint="pip install 'workflow-runner[web]'") from error
+    if not 0 <= port <= 65535:
+        raise CommandError(Exit.CONFIGURATION, f"there is no port {port}", hint="0 to 65535; 0 is any that is free")
+    # a page that looks for news every second would fill the terminal
+    quiet = type("Quiet", (WSGIRequestHandler,), {"log_request": lambda *_: None})
     ages = limits("--max-age", max_age)
     secret = (token or secrets.token_urlsafe(24)) if actions else None
     with opened(store) as runs:
         app = make_app(runs, actions=actions, token=secret, hosts=tuple(host_name or ()), max_age=ages)
         try:
-            server = make_server(host, port, app, threaded=True)
+            server = make_server(host, port, app, threaded=True, request_handler=quiet)
         except (OSError, SystemExit) as error:
             raise CommandError(Exit.CONFIGURATION, f"cannot listen at {host}:{port}: {error}") from error
         try:

@@ -8,9 +8,12 @@
     scope = Scope(store="sqlite:///runs.db", max_pending=100)
 
 Threads of the scope close their database connections before and after each task, so that none is left open in a thread
-that does nothing; ``scope.run`` in a view runs in the view's own thread, and leaves its connections alone. The active
-language and time zone go along. `start_on_commit` starts a flow when the rows that it is about are there for all to
-see. ``manage.py workflow ...`` are the commands of ``workflow-runner`` on the scope's store.
+that does nothing. ``scope.run`` in a view runs in the view's own thread while a slot is free, and leaves its
+connections alone. The active language and time zone go along. `start_on_commit` starts a flow when the rows that it is
+about are there for all to see. ``manage.py workflow ...`` are the commands of ``workflow-runner`` on the scope's store.
+
+A transaction belongs to one thread. What is started inside ``atomic`` (or ``ATOMIC_REQUESTS``) may see its rows or not:
+the items of a fan-out, and ``scope.run`` when all slots are taken, run on other threads, outside of it. Commit first.
 """
 
 from __future__ import annotations
