@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,3 +81,26 @@ def end(process: subprocess.Popen[str]) -> Ran:
 def separately() -> Command:
     """Runs the command in a process of its own."""
     return lambda *words, **options: end(start(*words, **options))
+
+
+def on_a_terminal(*words: str, columns: int = 80) -> str:
+    """What the command prints on a terminal of its own."""
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    program = [sys.executable, "-m", "workflow_runner", *words]
+    child = subprocess.Popen(program, cwd=HERE, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    printed = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # Linux: the last one has closed the terminal
+            break
+        if not chunk:
+            break
+        printed += chunk
+    os.close(terminal)
+    child.wait(LONG)
+    return printed.decode()

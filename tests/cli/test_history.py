@@ -20,8 +20,7 @@ from workflow_runner.cli.tables import short
 from workflow_runner.store.base import LogRow, NewRun
 from workflow_runner.store.sqlite import SQLiteStore
 
-from .conftest import Command, end, start
-from .test_output import on_a_terminal
+from .conftest import Command, end, on_a_terminal, start
 
 HISTORY = ("list", "show", "logs", "status")
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import json
 import math
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 import uuid
 from collections import namedtuple
 from dataclasses import dataclass
@@ -31,7 +24,7 @@ from workflow_runner.cli.document import SCHEMA, plain
 from workflow_runner.cli.exits import Exit
 from workflow_runner.cli.run import Outcome
 
-from .conftest import HERE, LONG, ROOT, Command
+from .conftest import Command
 
 
 @attrs.frozen
@@ -203,29 +196,6 @@ def test_a_long_table_is_cut_with_a_note(capsys: pytest.CaptureFixture[str]) -> 
 def test_durations_are_said_as_people_do(duration: float, text: str) -> None:
     """The unit fits the size."""
     assert render.seconds(duration) == text
-
-
-def on_a_terminal(*words: str, columns: int = 80) -> str:
-    """What the command prints on a terminal of its own."""
-    terminal, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    program = [sys.executable, "-m", "workflow_runner", *words]
-    child = subprocess.Popen(program, cwd=HERE, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    printed = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:  # Linux: the last one has closed the terminal
-            break
-        if not chunk:
-            break
-        printed += chunk
-    os.close(terminal)
-    child.wait(LONG)
-    return printed.decode()
 
 
 def test_on_a_terminal_tables_have_colours_and_fit(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def _names(arguments: Iterable[cyclopts.Argument]) -> set[str]:
 def _refusal(error: Exception, words: Sequence[str]) -> Reply:
     """What to say when nothing was run."""
     if isinstance(error, cyclopts.CycloptsError):
-        error = CommandError(Exit.USAGE, params.explain(error, words), hint=_usage_hint(words))
+        unknown = isinstance(error, cyclopts.UnknownOptionError)
+        error = CommandError(Exit.USAGE, params.explain(error, words), hint=_usage_hint(words, unknown=unknown))
     elif not isinstance(error, CommandError):
         hint = "this is a bug of ours; --debug shows the traceback"
         error = CommandError(Exit.BUG, f"{type(error).__name__}: {error}", hint=hint)
@@ -139,10 +140,10 @@ def _complain(error: CommandError) -> None:
     show_refusal(error)
 
 
-def _usage_hint(words: Sequence[str]) -> str:
+def _usage_hint(words: Sequence[str], *, unknown: bool) -> str:
     if ":" in words[0]:
         return f"did you mean: {NAME} run {' '.join(words)}"
-    if words[0] in PARAMETERS_LAST and "--" not in words:
+    if unknown and words[0] in PARAMETERS_LAST and "--" not in words:
         return f"see {NAME} {words[0]} --help; the flow's own parameters come last, after --"
     if words[0] in COMMANDS:
         return f"see {NAME} {words[0]} --help"

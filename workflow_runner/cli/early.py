@@ -18,6 +18,7 @@ from workflow_runner.store.notes import note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
     from typing import Any
 
@@ -100,6 +101,14 @@ def _texts(value: Any) -> list[str | None]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
+def business_date(text: str) -> dt.date | None:
+    """The date that ``today`` and ``yesterday`` mean, for units that are written once; None of every other text."""
+    import datetime as dt
+
+    today = dt.date.today()
+    return {"today": today, "yesterday": today - dt.timedelta(days=1)}.get(text)
+
+
 def fill(key: str, as_of_date: str | None, partition: Sequence[str]) -> str:
     """Fill in a key's template as ``inputs.key_of`` does it, with texts.
 
@@ -110,7 +119,7 @@ def fill(key: str, as_of_date: str | None, partition: Sequence[str]) -> str:
     if as_of_date is not None:
         import datetime as dt
 
-        fields["as_of_date"] = dt.date.fromisoformat(as_of_date)
+        fields["as_of_date"] = business_date(as_of_date) or dt.date.fromisoformat(as_of_date)
     if partition:
         pairs = dict(pair.split("=", 1) for pair in partition)
         if any("," in pair for pair in partition) or len(pairs) < len(partition):

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from workflow_runner import PartitionKey, open_store
 from workflow_runner._core.clock import seconds
 from workflow_runner.cli import NAME, params
+from workflow_runner.cli.early import business_date
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.logs import LogFormat, LogLevel
 from workflow_runner.cli.run import GRACE
@@ -36,14 +37,9 @@ StoreUrl = Annotated[
 ]
 
 
-def business_date(text: str, today: dt.date) -> dt.date | None:
-    """The date that ``today`` and ``yesterday`` mean, for units that are written once; None of every other text."""
-    return {"today": today, "yesterday": today - dt.timedelta(days=1)}.get(text)
-
-
 def convert_date(type_: Any, tokens: Any) -> Any:
     """A business date, or what ``business_date`` knows; a converter for cyclopts."""
-    return business_date(tokens[-1].value, dt.date.today()) or params.convert(type_, tokens)
+    return business_date(tokens[-1].value) or params.convert(type_, tokens)
 
 
 AsOfDate = Annotated[

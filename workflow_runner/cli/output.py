@@ -18,6 +18,10 @@ import attrs
 from workflow_runner._core import secrets
 
 
+def nothing() -> None:
+    """Say nothing."""
+
+
 @attrs.frozen(kw_only=True)
 class Reply:
     """What a command has to say. Whatever is not asked for is not made.
@@ -35,7 +39,7 @@ class Reply:
     code: int
     document: Callable[[], Mapping[str, Any]]
     show: Callable[[], object]
-    complain: Callable[[], object]
+    complain: Callable[[], object] = nothing
     lines: Callable[[], Iterable[Mapping[str, Any]]] | None = None
     signal: signal.Signals | None = None
     abrupt: bool = False

@@ -125,7 +125,7 @@ def show(done: Pruned) -> None:
             {"run": run.run_id, "flow": run.flow, "status": run.status, "key": run.idem_key, "ended": _day(run)}
             for run in done.first
         ]
-        for part in parts_of(rows):
+        for part in parts_of(rows) if rows else ():
             console.print(part)
             console.print()
         more = f", the {len(done.first)} oldest are shown" if done.runs > len(done.first) else ""

@@ -48,7 +48,7 @@ class Outcome:
     Attributes:
         flow: its name.
         run_id: the run's id.
-        status: completed, partial, failed or cancelled.
+        status: completed, partial, failed, cancelled, or interrupted: by a signal.
         code: what the process exits with.
         result: what was computed: a flow's result, or the output of a workflow's last step that has one.
         outputs: all outputs of a workflow, by step; None for a flow.
@@ -223,7 +223,9 @@ def outcome_of(
     elif not execution.cancelled():
         status, code = "failed", Exit.FAILED
     else:
-        status, code = "cancelled", Exit.TIMEOUT if isinstance(error, ExecutionTimeout) else Exit.FAILED
+        timed_out = isinstance(error, ExecutionTimeout)
+        status = "interrupted" if interrupted_by is not None and not timed_out else "cancelled"
+        code = Exit.TIMEOUT if timed_out else Exit.FAILED
     goes_on = error is not None and code is not Exit.TEMPORARY and store not in (None, "memory:")
     started, ended = execution.ctx.details.started_at, execution.ctx.details.completed_at
     outcome = Outcome(

@@ -16,7 +16,7 @@ from workflow_runner._core import secrets
 from workflow_runner.cli import logs
 from workflow_runner.cli.ending import ended
 from workflow_runner.cli.exits import Exit
-from workflow_runner.cli.output import Reply
+from workflow_runner.cli.output import Reply, nothing
 from workflow_runner.cli.run import Outcome, Watch, outcome_of
 from workflow_runner.extensions.capture import Capture
 
@@ -50,8 +50,8 @@ class Telling:
         if not self.quiet or reply.code == Exit.PARTIAL:
             return reply
         if reply.code == Exit.DONE:
-            return attrs.evolve(reply, show=_nothing, complain=_nothing)
-        return attrs.evolve(reply, show=_nothing)
+            return attrs.evolve(reply, show=nothing, complain=nothing)
+        return attrs.evolve(reply, show=nothing)
 
 
 def telling(here: Here, *, json: bool) -> Telling:
@@ -74,9 +74,6 @@ def telling(here: Here, *, json: bool) -> Telling:
     if not here.quiet and (by_default if here.progress is None else here.progress):
         watch.append(_shown)
     return Telling(extensions=(Capture(),), watch=watch, quiet=here.quiet, tail=tail)
-
-
-def _nothing() -> None: ...
 
 
 def _shown(_scope: Scope, execution: FlowExecution[Any]) -> AbstractContextManager[None]:

@@ -176,7 +176,9 @@ def timeline_page(store: Store, run_id: str) -> str:
 
 
 def _timeline(known: RunRecords, *, style: bool) -> str:
-    return timeline_svg(known.run, known.rows, known.attempts, known.events, style=style, zone=None, width=WIDE)
+    records = known.run, known.rows, known.attempts, known.events
+    # the page says above what the heading would
+    return timeline_svg(*records, style=style, heading=style, zone=None, width=WIDE)
 
 
 def causes(error: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -57,6 +57,7 @@ def timeline_svg(
     width: int = WIDTH,
     zone: dt.tzinfo | None = dt.UTC,
     style: bool = True,
+    heading: bool = True,
     now: float | None = None,
 ) -> str:
     """Draw a run as a Gantt chart.
@@ -69,6 +70,7 @@ def timeline_svg(
         width: dots, at least 480.
         zone: of the times; None: this machine's.
         style: whether the style sheet is in it. A page whose policy allows none has `TIMELINE_STYLE` in a file.
+        heading: whether the flow's name and what there is to say of the run stand above it.
         now: where the axis of a running run ends, seconds since the epoch; default: the present.
 
     Returns:
@@ -76,7 +78,7 @@ def timeline_svg(
         as well. Any thread.
     """
     known = run, list(rows), list(attempts), list(events)
-    return _fitting(*known, width=max(480, width), zone=zone, style=style, now=now)[1]
+    return _fitting(*known, width=max(480, width), zone=zone, style=style, heading=heading, now=now)[1]
 
 
 def _fitting(

@@ -23,7 +23,7 @@ COMMANDS = {
 TAKES_TARGET = ("run",)
 """What follows the target of these commands is the flow's own."""
 
-PARAMETERS_LAST = ("backfill", "catchup")
+PARAMETERS_LAST = ("backfill", "catchup", "emit")
 """What is the flow's own follows a ``--`` in these, at the end."""
 
 FLAGS = ("--json", "--debug", "--dry-run", "--progress", "--no-progress", "--quiet", "--help")

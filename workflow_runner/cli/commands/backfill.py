@@ -27,6 +27,7 @@ from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.inputs import input_of, key_of
 from workflow_runner.cli.options import Debug, Here, Json, Seconds, StoreUrl, checked_timeout, convert_date, opened
 from workflow_runner.cli.output import Reply
+from workflow_runner.cli.signals import exiting
 from workflow_runner.cli.target import load
 from workflow_runner.cli.telling import Telling, telling
 from workflow_runner.errors import InputError
@@ -121,42 +122,43 @@ def backfill(
     """
     at_once = _counted(max_active, "--max-active") or 1
     most_failures = _counted(stop_after_failures, "--stop-after-failures")
-    job = _begin("backfill", target, parameters, many, here)
-    if job is None:
-        return None
-    template = key or ("{flow}/{as_of_date}" if partitions is None else "{flow}/{as_of_date}/{partition}")
-    with _usage(None if calendar in (DAYS, WEEKDAYS) else "--calendar is days, weekdays, or a file of dates"):
-        days = dates(from_, to, calendar)
-    with _usage():
-        coordinates = [] if partitions is None else read_partitions(partitions)
-    with _usage("--key needs what tells them apart: {as_of_date}, with partitions {partition}"):
-        key_by = partial(key_of, template, job.flow.name)
-        wanted = slots(days, coordinates, key=key_by, backward=order is Order.BACKWARD)
-    if not wanted:
-        raise CommandError(Exit.NOT_FOUND, f"there is no date from {from_} to {to} in the calendar {calendar}")
-    options = {
-        "from": from_,
-        "to": to,
-        "calendar": None if calendar == DAYS else calendar,
-        "partitions": partitions,
-        "only": only,
-        "max-active": None if max_active == 1 else max_active,
-        "order": None if order is Order.FORWARD else order,
-        "stop-after-failures": stop_after_failures,
-        "batch-id": job.batch_id,
-        "key": key,
-    }
-    facts = {"from": from_.isoformat(), "to": to.isoformat(), "calendar": calendar}
-    with _store(many) as store:
-        return job.done(
-            wanted,
-            store,
-            only=only,
-            options=options,
-            facts=facts,
-            max_active=at_once,
-            stop_after_failures=most_failures,
-        )
+    with exiting(here.exit_on_interrupt):
+        job = _begin("backfill", target, parameters, many, here)
+        if job is None:
+            return None
+        template = key or ("{flow}/{as_of_date}" if partitions is None else "{flow}/{as_of_date}/{partition}")
+        with _usage(None if calendar in (DAYS, WEEKDAYS) else "--calendar is days, weekdays, or a file of dates"):
+            days = dates(from_, to, calendar)
+        with _usage():
+            coordinates = [] if partitions is None else read_partitions(partitions)
+        with _usage("--key needs what tells them apart: {as_of_date}, with partitions {partition}"):
+            key_by = partial(key_of, template, job.flow.name)
+            wanted = slots(days, coordinates, key=key_by, backward=order is Order.BACKWARD)
+        if not wanted:
+            raise CommandError(Exit.NOT_FOUND, f"there is no date from {from_} to {to} in the calendar {calendar}")
+        options = {
+            "from": from_,
+            "to": to,
+            "calendar": None if calendar == DAYS else calendar,
+            "partitions": partitions,
+            "only": only,
+            "max-active": None if max_active == 1 else max_active,
+            "order": None if order is Order.FORWARD else order,
+            "stop-after-failures": stop_after_failures,
+            "batch-id": job.batch_id,
+            "key": key,
+        }
+        facts = {"from": from_.isoformat(), "to": to.isoformat(), "calendar": calendar}
+        with _store(many) as store:
+            return job.done(
+                wanted,
+                store,
+                only=only,
+                options=options,
+                facts=facts,
+                max_active=at_once,
+                stop_after_failures=most_failures,
+            )
 
 
 def catchup(
@@ -198,33 +200,34 @@ def catchup(
     limit = _counted(most, "--max")
     if window is not None and window > LONGEST_WINDOW:
         raise CommandError(Exit.USAGE, "--window must be at most 520w")
-    job = _begin("catchup", target, parameters, many, here)
-    if job is None:
-        return None
-    now = dt.datetime.now(dt.UTC)
-    with _usage("such as --schedule '30 18 * * MON-FRI' --timezone America/New_York"):
-        back = dt.timedelta(seconds=WEEK if window is None else window)
-        times = ticks(schedule, zone(timezone), after=now - back, until=now)
-    with _usage("--key needs what tells them apart: such as '{flow}/{scheduled_at}'"):
-        scheduled = distinct(_scheduled(time, job.flow.name, key, as_of) for time in times)
-    options = {
-        "schedule": schedule,
-        "policy": policy,
-        "window": f"{back.total_seconds():.0f}s",
-        "max": most,
-        "as-of": as_of,
-        "timezone": timezone,
-        "key": key,
-    }
-    with _store(many) as store:
-        newest = next(iter(store.runs(flow=job.flow.name, status="completed", limit=1)), None)
-        found = missed(scheduled, partial(store.find, job.flow.name), newest, policy=policy, most=limit)
-        facts = {"schedule": schedule, "policy": str(policy), **_data(found)}
-        notes = tuple(_notes(found))
-        answer = job.done(found.run, store, options=options, facts=facts, notes=notes, stop_after_failures=1)
-        if not many.dry_run:
-            _note_skipped(store, target, found.skipped)
-        return answer
+    with exiting(here.exit_on_interrupt):
+        job = _begin("catchup", target, parameters, many, here)
+        if job is None:
+            return None
+        now = dt.datetime.now(dt.UTC)
+        with _usage("such as --schedule '30 18 * * MON-FRI' --timezone America/New_York"):
+            back = dt.timedelta(seconds=WEEK if window is None else window)
+            times = ticks(schedule, zone(timezone), after=now - back, until=now)
+        with _usage("--key needs what tells them apart: such as '{flow}/{scheduled_at}'"):
+            scheduled = distinct(_scheduled(time, job.flow.name, key, as_of) for time in times)
+        options = {
+            "schedule": schedule,
+            "policy": policy,
+            "window": f"{back.total_seconds():.0f}s",
+            "max": most,
+            "as-of": as_of,
+            "timezone": timezone,
+            "key": key,
+        }
+        with _store(many) as store:
+            newest = next(iter(store.runs(flow=job.flow.name, status="completed", limit=1)), None)
+            found = missed(scheduled, partial(store.find, job.flow.name), newest, policy=policy, most=limit)
+            facts = {"schedule": schedule, "policy": str(policy), **_data(found)}
+            notes = tuple(_notes(found))
+            answer = job.done(found.run, store, options=options, facts=facts, notes=notes, stop_after_failures=1)
+            if not many.dry_run:
+                _note_skipped(store, target, found.skipped)
+            return answer
 
 
 # --- what both do -----------------------------------------------------------------------------------------------------

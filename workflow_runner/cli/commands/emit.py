@@ -18,6 +18,7 @@ from rich.text import Text
 from workflow_runner._workflow.schedule import zone
 from workflow_runner.cli import NAME, document, params, units
 from workflow_runner.cli.commands.run import Recording
+from workflow_runner.cli.early import business_date
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.inputs import input_of, key_of
 from workflow_runner.cli.options import (
@@ -26,7 +27,6 @@ from workflow_runner.cli.options import (
     Json,
     Partitions,
     Seconds,
-    business_date,
     checked_partition,
     checked_tags,
     checked_timeout,
@@ -208,7 +208,7 @@ def _check(
 
 def _date(text: str) -> dt.date:
     try:
-        return business_date(text, dt.date.today()) or dt.date.fromisoformat(text)
+        return business_date(text) or dt.date.fromisoformat(text)
     except ValueError:
         message = f"--as-of-date: expected today, yesterday or a date such as 2013-02-28, got {text!r}"
         raise CommandError(Exit.USAGE, message) from None

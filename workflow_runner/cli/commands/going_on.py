@@ -9,15 +9,26 @@ from typing import Annotated, Any
 import attrs
 from cyclopts import Parameter
 
-from workflow_runner import Flow, FlowExecution, Scope, Workflow
+from workflow_runner import Flow, FlowExecution, Scope
+from workflow_runner._core.secrets import secret_names
 from workflow_runner._workflow import history
 from workflow_runner._workflow.lookup import find_flow
 from workflow_runner.cli import NAME, document, params
-from workflow_runner.cli.commands.history import check_flow, nothing
 from workflow_runner.cli.exits import CommandError, Exit
-from workflow_runner.cli.options import Debug, Here, Json, Seconds, StoreUrl, checked_timeout, opened, refusing_start
+from workflow_runner.cli.options import (
+    Debug,
+    Here,
+    Json,
+    Seconds,
+    StoreUrl,
+    checked_flow,
+    checked_timeout,
+    opened,
+    refusing_start,
+)
 from workflow_runner.cli.output import Reply
 from workflow_runner.cli.run import Start, run_here
+from workflow_runner.cli.signals import exiting
 from workflow_runner.cli.target import load, search_here
 from workflow_runner.cli.telling import Telling, telling
 from workflow_runner.errors import StoreError
@@ -25,6 +36,14 @@ from workflow_runner.store.base import RunRecord, Store
 
 _HERE = Here()
 
+Params = Annotated[
+    list[str] | None,
+    Parameter(
+        negative=(),
+        metavar="NAME=VALUE",
+        help="A param that wins over all that is recorded, from now on; or a secret, which is not. May be repeated.",
+    ),
+]
 FromStep = Annotated[str | None, Parameter(name="--from", metavar="STEP")]
 
 
@@ -33,7 +52,7 @@ def resume(
     /,
     *,
     last: Annotated[str | None, Parameter(metavar="FLOW")] = None,
-    param: Annotated[list[str] | None, Parameter(negative=(), metavar="NAME=VALUE")] = None,
+    param: Params = None,
     from_step: FromStep = None,
     allow_changed: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     timeout: Seconds = None,
@@ -51,7 +70,6 @@ def resume(
     Args:
         run: The run's id, or its beginning.
         last: Instead of RUN: the newest run of this flow that can be gone on with.
-        param: A param that wins over all that is recorded, from now on; may be repeated.
         from_step: Run this step again, and all that was recorded after it.
         allow_changed: Go on although the workflow's steps have changed.
         timeout: How long it may run.
@@ -60,10 +78,6 @@ def resume(
         raise CommandError(Exit.USAGE, "which run? Give RUN, or --last FLOW", hint=f"see {NAME} list")
     told = telling(here.checked(), json=json)
     limit = checked_timeout(timeout)
-    with opened(store, existing=True) as runs:
-        record = history.find_run(runs, run) if run is not None else _last(runs, last or "")
-    flow = _flow_of(record)
-    override = _overrides(flow, param or ())
 
     def start(scope: Scope) -> FlowExecution[Any]:
         return scope.resume(
@@ -75,13 +89,19 @@ def resume(
             timeout=limit,
         )
 
-    return _executed(start, told, here, store, about=_about(record), debug=debug)
+    with exiting(here.exit_on_interrupt):
+        with opened(store, existing=True) as runs:
+            record = history.find_run(runs, run) if run is not None else _last(runs, last or "")
+        flow = _flow_of(record)
+        override = _overrides(flow, param)
+        return _executed(start, told, here, store, about=_about(record), debug=debug)
 
 
 def retry(
     run: str,
     /,
     *,
+    param: Params = None,
     from_step: FromStep = None,
     failed_only: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     timeout: Seconds = None,
@@ -103,21 +123,24 @@ def retry(
     """
     told = telling(here.checked(), json=json)
     limit = checked_timeout(timeout)
-    with opened(store, existing=True) as runs:
-        record = history.find_run(runs, run)
-    flow = _flow_of(record)
 
     def start(scope: Scope) -> FlowExecution[Any]:
         return scope.retry(
             record.run_id,
             from_step=from_step,
             reuse=failed_only or from_step is not None,
+            params_override=override,
             flow=flow,
             timeout=limit,
         )
 
-    about = f"{_about(record)}  retry of {record.run_id}".lstrip()
-    reply = _executed(start, told, here, store, about=about, debug=debug)
+    with exiting(here.exit_on_interrupt):
+        with opened(store, existing=True) as runs:
+            record = history.find_run(runs, run)
+        flow = _flow_of(record)
+        override = _overrides(flow, param)
+        about = f"{_about(record)}  retry of {record.run_id}".lstrip()
+        reply = _executed(start, told, here, store, about=about, debug=debug)
     return attrs.evolve(reply, document=lambda: {**reply.document(), "retry_of": record.run_id})
 
 
@@ -163,7 +186,6 @@ def cancel(
             "status": history.status_of(now),
         },
         show=lambda: print(said),
-        complain=nothing,
     )
 
 
@@ -202,7 +224,7 @@ def _last(store: Store, flow: str) -> RunRecord:
     """The newest run of a flow that can be gone on with."""
     found = history.list_runs(store, flow=flow, status=history.RESUMABLE, limit=1)
     if not found.runs:
-        check_flow(flow, store.flows())
+        checked_flow(flow, store)
         message = f"no run of flow {flow!r} can be gone on with"
         raise CommandError(Exit.NOT_FOUND, message, hint=f"see {NAME} list --flow {flow}")
     return store.run(found.runs[0].run_id)
@@ -227,12 +249,12 @@ def _flow_of(record: RunRecord) -> Flow[Any, Any]:
         raise CommandError(Exit.NOT_FOUND, str(error)) from error
 
 
-def _overrides(flow: Flow[Any, Any], texts: Sequence[str]) -> dict[str, Any] | None:
-    """``--param`` as params of their types."""
+def _overrides(flow: Flow[Any, Any], texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """``--param`` as params of their types, or as the secrets of an input, which are all that is not recorded of it."""
     if not texts:
         return None
-    if not isinstance(flow, Workflow):
-        message = f"--param is for workflows; {flow.name!r} is a flow with an input of its own"
+    if not (params.takes_context(flow) or (attrs.has(flow.input_type) and secret_names(flow.input_type))):
+        message = f"--param is for workflows, and for secrets; {flow.name!r} is a flow with an input that is recorded"
         raise CommandError(Exit.USAGE, message)
     words = []
     for text in texts:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Literal
 
@@ -18,16 +17,12 @@ from workflow_runner.cli.defaults import defaults
 from workflow_runner.cli.durations import Limits, limits
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.moments import Moment
-from workflow_runner.cli.options import Debug, Json, StoreUrl, opened
+from workflow_runner.cli.options import AsOfDate, Debug, Json, StoreUrl, checked_flow, opened
 from workflow_runner.cli.output import Reply
 from workflow_runner.store.base import LogRow
 
 Status = Literal["completed", "partial", "failed", "cancelled", "running", "crashed", "pending"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
-
-
-def nothing() -> None:
-    """What there is to complain about."""
 
 
 # --- list -------------------------------------------------------------------------------------------------------------
@@ -38,7 +33,7 @@ def list_(
     flow: str | None = None,
     status: Annotated[list[Status] | None, Parameter(negative=())] = None,
     partition: str | None = None,
-    as_of_date: str | None = None,
+    as_of_date: AsOfDate = None,
     batch: str | None = None,
     tag: Annotated[str | None, Parameter(metavar="NAME=VALUE")] = None,
     key: str | None = None,
@@ -76,7 +71,7 @@ def list_(
             limit=limit,
             flow=flow,
             partition=partition,
-            as_of=as_of_date,
+            as_of=None if as_of_date is None else as_of_date.isoformat(),
             batch_id=batch,
             tag=None if tag is None else _tag(tag),
             key=key,
@@ -84,7 +79,7 @@ def list_(
             until=until,
         )
         if flow is not None and not found.runs:
-            check_flow(flow, runs.flows())
+            checked_flow(flow, runs)
     return Reply(
         code=Exit.DONE,
         document=lambda: {
@@ -94,7 +89,6 @@ def list_(
             "at_least": found.at_least,
         },
         show=partial(tables.show_list, found),
-        complain=nothing,
     )
 
 
@@ -103,14 +97,6 @@ def _tag(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise CommandError(Exit.USAGE, f"--tag is NAME=VALUE, not {text!r}", hint="such as --tag team=risk")
     return name, value
-
-
-def check_flow(flow: str, flows: Sequence[str]) -> None:
-    """Refuse a flow that is none of those that have runs; names near ones."""
-    if flow not in flows:
-        near = difflib.get_close_matches(flow, flows, n=1) or flows[:5]
-        hint = f"did you mean {' or '.join(near)}?" if near else "there are no runs at all"
-        raise CommandError(Exit.NOT_FOUND, f"there is no run of a flow {flow!r}", hint=hint)
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
@@ -140,7 +126,6 @@ def show(
             code=Exit.DONE,
             document=lambda: {"schema": document.SCHEMA, **history_data.view_data(view)},
             show=partial(tables.show_run, view, outputs=outputs, options=options_of(store)),
-            complain=nothing,
         )
     found = history.find_step(view.steps, step)
     if found is None:
@@ -156,7 +141,6 @@ def show(
             "step": history_data.step_data(found),
         },
         show=partial(tables.show_step, found),
-        complain=nothing,
     )
 
 
@@ -212,7 +196,6 @@ def logs(
         },
         lines=(lambda: map(history_data.log_data, following())) if follow else None,
         show=lambda: tables.show_logs(following() if follow else iter(rows)),
-        complain=nothing,
     )
 
 
@@ -255,7 +238,7 @@ def status(
     ages, running = limits("--max-age", max_age), limits("--max-running", max_running)
     with opened(store, existing=True) as runs:
         if flow is not None and flow not in ages:
-            check_flow(flow, runs.flows())
+            checked_flow(flow, runs)
         found = judge.read_for_health(runs, flow)
     judged = judge.health(found, time.time(), max_age=ages, max_running=running)
     flows = [one for one in judged if flow is None or one.flow == flow]
@@ -271,5 +254,4 @@ def status(
             ],
         },
         show=partial(tables.show_health, flows),
-        complain=nothing,
     )

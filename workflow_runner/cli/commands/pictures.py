@@ -35,10 +35,6 @@ _TIMELINES = {".txt": "text", ".svg": "svg", ".html": "html", ".htm": "html", ".
 _GRAPHS = {".txt": "text", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}
 
 
-def _nothing() -> None:
-    """What there is to complain about."""
-
-
 def timeline(
     run: str,
     /,
@@ -137,7 +133,6 @@ def _reply(
             "output": None if output is None else str(output),
         },
         show=show or (lambda: sys.stdout.write(make())) if output is None else partial(_show_written, output, form),
-        complain=_nothing,
     )
 
 

@@ -22,10 +22,6 @@ from workflow_runner.store.doctor import Finding, Level
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 
-def _nothing() -> None:
-    """What there is to complain about."""
-
-
 def prune(
     *,
     older_than: Duration = None,
@@ -72,7 +68,6 @@ def prune(
         code=Exit.DONE,
         document=partial(retention.document, done),
         show=partial(retention.show, done),
-        complain=_nothing,
     )
 
 
@@ -120,5 +115,4 @@ def doctor(
             "findings": [attrs.asdict(finding) for finding in found],
         },
         show=partial(checkup.show, found, done),
-        complain=_nothing,
     )
