@@ -44,3 +44,11 @@ nightly = Workflow("nightly", steps=[Step("login", login), Step("load", load)], 
 def report(ctx: Any, params: Params) -> dict[str, Any]:
     """Say what there is."""
     return {"table": [{"password": params.password, "pin": params.pin, "length": len(params.password)}]}
+
+
+@flow
+def fetch(ctx: Any, params: Params) -> int:
+    """Fails until there is a file."""
+    if not os.path.exists("works"):
+        raise RuntimeError("refused")
+    return len(params.password) + (params.pin or 0)

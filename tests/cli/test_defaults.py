@@ -65,7 +65,22 @@ def test_an_option_that_is_called_as_a_command_can_be_set(
     """`resume` is an option of `run` and a command."""
     table('[tool.workflow_runner]\nresume = "sometimes"\n')
     code, document = run(capsys, FREE)
-    assert (code, "sometimes" in document["error"]["message"]) == (Exit.USAGE, True)
+    assert (code, "sometimes" in document["error"]["message"]) == (Exit.CONFIGURATION, True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max-workers", "two"), ("json", "maybe"), ("timeout", "long")])
+def test_a_wrong_setting_is_a_wrong_configuration(
+    table: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """It says where it is set, which is on no command line; words that win over it make it harmless."""
+    table(f'[tool.workflow_runner]\n{name} = "{value}"\n')
+    code, document = run(capsys, FREE) if name != "json" else (main(["run", FREE]), {})
+    error = document.get("error") or {"message": (err := capsys.readouterr().err), "hint": err}
+    assert (code, name in error["message"], "[" in error["message"]) == (Exit.CONFIGURATION, True, False)
+    variable = f"WORKFLOW_RUNNER_{name.upper().replace('-', '_')}"
+    assert f"it is set by {variable} in the environment, or by {name} in pyproject.toml" in error["hint"]
+    if name == "timeout":
+        assert run(capsys, "--timeout", "60", FREE)[0] == Exit.DONE
 
 
 def test_json_and_quiet_can_be_set(

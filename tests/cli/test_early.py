@@ -44,7 +44,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> Any:
             got.update(target=target, own=list(parameters), about=about, recording=recording, here=here, **others)
 
         defaults = {"about": command._ABOUT, "recording": command._RECORDING, "here": command._HERE}
-        app = dispatch._app(listing=False)
+        app = dispatch.make_app(whole=False)
         call, bound, _ = app.parse_args(dispatch._fence_target(words))
         assert call is command.run
         run(*bound.args, **{**defaults, **bound.kwargs})
@@ -107,7 +107,7 @@ def test_what_only_cyclopts_can_judge_is_left_to_it(options: list[str]) -> None:
 
 def test_every_option_is_known_early() -> None:
     """An option that is missing here would make every job that has it start slowly."""
-    app = dispatch._app(listing=False)
+    app = dispatch.make_app(whole=False)
     names = {name for argument in app["run"].assemble_argument_collection() for name in argument.names}
     named = {name for name in names if name.startswith("--")} | {"--help"}
     assert named == {f"--{name}" for name in (*early.ONCE, *early.REPEATED)} | set(FLAGS) & (named | {"--help"})
@@ -131,6 +131,22 @@ def test_a_key_is_the_same_early_and_late(key: str, date: str | None, partition:
     assert early.fill(key, date, partition) == late
 
 
+def test_today_and_yesterday_are_known_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `emit` writes into units is decided at the door, and cyclopts reads it in the same way."""
+    import datetime as dt
+
+    class Date(dt.date):
+        @classmethod
+        def today(cls) -> dt.date:
+            return dt.date(2013, 3, 1)
+
+    monkeypatch.setattr("datetime.date", Date)
+    assert early.fill("{flow}/{as_of_date}", "today", []) == "{flow}/2013-03-01"
+    assert early.fill("{as_of_date:%m-%d}", "yesterday", []) == "02-28"
+    with pytest.raises(ValueError, match="tomorrow"):
+        early.fill("{as_of_date}", "tomorrow", [])
+
+
 def test_a_skip_imports_next_to_nothing(tmp_path: Path) -> None:
     """Neither cyclopts nor rich, structlog, attrs, typing or asyncio; the store's SQLite alone."""
     code = f"""
@@ -138,10 +154,10 @@ import sys
 from workflow_runner.cli import early, locks
 from workflow_runner.cli.app import main
 url = 'sqlite:///{tmp_path}/runs.db'
-locks.take(early.lock_path(url, early.lock_name('a:b', 'k')), target='a:b')
+locks.take(early.lock_path(url, early.lock_name('a:b', early.fill('k/{{as_of_date}}', 'today', []))), target='a:b')
 open({str(tmp_path / "runs.db")!r}, 'w').close()
 early.note = lambda *args, **options: True
-code = main(['run', '--store', url, '--key', 'k', 'a:b'])
+code = main(['run', '--store', url, '--key', 'k/{{as_of_date}}', '--as-of-date', 'today', 'a:b'])
 heavy = ['cyclopts', 'rich', 'structlog', 'attr', 'typing', 'asyncio', 'logging', 'workflow_runner.errors']
 print(code, [name for name in heavy if name in sys.modules])
 """

@@ -232,6 +232,16 @@ def test_retry_is_a_new_run_that_says_what_it_reuses(
     assert retried.out.splitlines()[-1].endswith(f"run {new.run_id}")
 
 
+def test_a_retry_takes_params_that_win(command: Command, url: str, failed: str, store: SQLiteStore) -> None:
+    """They are given to the new run and recorded with it; the old one stays as it is."""
+    document = json.loads(command("retry", "--store", url, "--json", "--param", "good=yes", failed).out)
+    assert (document["status"], document["retry_of"]) == ("completed", failed)
+    assert read_run(store, document["run_id"]).overrides == ({"good": True},)
+    assert store.run(failed).status == "failed"
+    wrong = command("retry", "--store", url, "--param", "good=maybe", failed)
+    assert (wrong.code, "--good" in wrong.err) == (65, True)
+
+
 def test_a_retry_keeps_what_was_overridden(command: Command, url: str, failed: str, store: SQLiteStore) -> None:
     """A param that was given at resume is given to the new run, which can be gone on with too."""
     assert command("resume", "--store", url, "--param", "good=yes", failed).code == Exit.DONE

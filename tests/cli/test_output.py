@@ -24,7 +24,7 @@ from workflow_runner.cli.document import SCHEMA, plain
 from workflow_runner.cli.exits import Exit
 from workflow_runner.cli.run import Outcome
 
-from .conftest import Command
+from .conftest import Command, on_a_terminal
 
 
 @attrs.frozen

@@ -106,3 +106,26 @@ def test_a_run_is_gone_on_with_when_its_secret_is_there(
     assert json.loads(ran.out)["outputs"]["load"] == {"dsn": "db://***@host"}
     assert "s3cret" not in shown + logged + ran.out + ran.err
     assert b"s3cret" not in written(folder)
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry"])
+@pytest.mark.parametrize("target", ["sample_secrets:fetch", NIGHTLY])
+def test_a_secret_can_be_given_when_a_run_is_gone_on_with(
+    command: Command, folder: Path, verb: str, target: str
+) -> None:
+    """With its type, of a flow with an input of its own too; what is no secret of such a flow stays as it is."""
+    store = ("--store", "sqlite:///runs.db")
+    words = ("--password", "s3cret-word", "--pin", "424242")
+    run_id = json.loads(command("run", "--json", *store, target, *words).out)["run_id"]
+    (folder / "works").touch()
+    secrets = ("--param", "password=s3cret-two", "--param", "pin=100000")
+    if target != NIGHTLY:
+        refused = command(verb, run_id, *store, *secrets, "--param", "user=you")
+        assert (refused.code, "has no params to override" in refused.err) == (65, True)
+    ran = command(verb, run_id, *store, *secrets, "--json")
+    assert (ran.code, json.loads(ran.out)["status"]) == (0, "completed")
+    if target != NIGHTLY:
+        assert json.loads(ran.out)["result"] == len("s3cret-two") + 100000
+    assert "s3cret" not in ran.out + ran.err
+    assert b"s3cret" not in written(folder)
+    assert b"100000" not in written(folder) or target != NIGHTLY

@@ -28,7 +28,7 @@ def test_a_signal_cancels_the_run_and_is_what_the_process_dies_of(separately: Co
     ran = separately("run", "--json", "sample_flows:interrupted", "--number", str(int(number)))
     assert ran.code == -number
     document = json.loads(ran.out)
-    assert (document["status"], document["signal"], document["exit_code"]) == ("cancelled", number.name, None)
+    assert (document["status"], document["signal"], document["exit_code"]) == ("interrupted", number.name, None)
     assert f"interrupted by {number.name}" in ran.err
     assert "Traceback" not in ran.err
 
@@ -136,7 +136,10 @@ def test_a_fan_out_keeps_what_was_done(tmp_path: Path, url: str) -> None:
     """Items that end within the grace are recorded, no further one begins, and the run goes on from there."""
     words = ["--store", url, "--key", "k", "--grace", "3600"]
     process = waiting(tmp_path, *words, target="sample_waits:many", begun="item2")
+    await_file(tmp_path / "item1.begun")
     process.send_signal(signal.SIGTERM)
+    for name in ("item1", "item2"):  # else they might end, and the next one begin, before the signal is heard
+        await_file(tmp_path / f"{name}.told")
     for name in ("item1", "item2"):
         (tmp_path / f"{name}.go").touch()
     ran = end(process)
@@ -157,7 +160,7 @@ def test_a_supervisor_gets_a_code_instead(tmp_path: Path, url: str) -> None:
     ran = end(process)
     assert ran.code == Exit.TEMPORARY
     document = json.loads(ran.out)
-    assert (document["exit_code"], document["signal"], document["status"]) == (75, "SIGTERM", "cancelled")
+    assert (document["exit_code"], document["signal"], document["status"]) == (75, "SIGTERM", "interrupted")
     assert document["resume"].startswith("workflow-runner resume ")
     assert state(url)[0] == "pending"
 
@@ -188,3 +191,54 @@ def test_an_ignored_signal_stays_ignored() -> None:
     script = f"trap '' INT; PYTHONPATH={ROOT} exec {sys.executable} {' '.join(words)}"
     ran = subprocess.run(["sh", "-c", script], cwd=ROOT / "tests" / "cli", capture_output=True, text=True, timeout=LONG)
     assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, "went on")
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback() -> None:
+    """However early it comes, the process dies of it."""
+    code = told_at("workflow_runner.cli.dispatch", signal.SIGINT)
+    assert end(start("run", "sample_flows:free", before=code)) == Ran(-signal.SIGINT, "", "")
+
+
+def told_at(module: str, number: signal.Signals = signal.SIGTERM) -> str:
+    """Code that sends its process a signal when the module is about to be imported."""
+    return (
+        "import os\n"
+        "class Finder:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Finder)"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["backfill", "sample_waits:two", "--from", "2013-02-28", "--to", "2013-02-28"],
+        ["catchup", "sample_waits:two", "--schedule", "* * * * *", "--key", "{scheduled_at}"],
+    ],
+)
+def test_the_code_for_supervisors_counts_before_many_runs(words: list[str], url: str) -> None:
+    """Nothing has begun, so there is nothing to say."""
+    ran = end(start(*words, "--store", url, "--exit-on-interrupt", "75", before=told_at("sample_waits")))
+    assert ran == Ran(75, "", "")
+
+
+@pytest.mark.parametrize("command", ["resume", "retry"])
+def test_the_code_for_supervisors_counts_when_a_run_is_gone_on_with(
+    command: str, tmp_path: Path, url: str, separately: Command
+) -> None:
+    """Before the run, while its flow is imported, and after it has begun."""
+    process = waiting(tmp_path, "--store", url, "--grace", "0")
+    process.send_signal(signal.SIGTERM)
+    assert end(process).code == -signal.SIGTERM
+    run_id = json.loads(separately("list", "--store", url, "--json").out)["runs"][0]["run_id"]
+    words = [command, "--json", "--store", url, "--grace", "0", "--exit-on-interrupt", "75", run_id]
+    assert end(start(*words, before=told_at("sample_waits"))) == Ran(75, "", "")
+    (tmp_path / "first.begun").unlink()
+    process = start(*words)
+    await_file(tmp_path / "first.begun")
+    process.send_signal(signal.SIGTERM)
+    ran = end(process)
+    assert (ran.code, json.loads(ran.out)["status"]) == (75, "interrupted")

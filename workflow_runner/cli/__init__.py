@@ -4,3 +4,4 @@ Nothing here is imported before it is needed: ``--version`` loads neither cyclop
 """
 
 NAME = "workflow-runner"
+ALIAS = "wf"

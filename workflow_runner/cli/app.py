@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from workflow_runner import __version__
+from workflow_runner.cli.streams import lost, open_all
 
 TYPE_CHECKING = False  # the version and a skipped run cost little more than the interpreter's start
 if TYPE_CHECKING:
@@ -21,19 +22,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. After an interrupted run it does not return: the process dies of the signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    open_all()
     if words == ["--version"]:
-        print(__version__)
-        return 0
-    from workflow_runner.cli import early
-
+        return _show_version()
     try:
-        door = early.enter(words)
-    except KeyboardInterrupt:
+        return _enter(words)
+    except KeyboardInterrupt:  # also while the command is imported
         import signal
 
         from workflow_runner.cli.signals import die_of
 
         return die_of(signal.SIGINT)
+
+
+def _show_version() -> int:
+    try:
+        print(__version__, flush=True)
+    except OSError as error:
+        return lost(error, sys.stdout)
+    return 0
+
+
+def _enter(words: Sequence[str]) -> int:
+    from workflow_runner.cli import early
+
+    door = early.enter(words)
     if isinstance(door, int):
         return door
     early.held = door

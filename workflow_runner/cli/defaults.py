@@ -46,6 +46,11 @@ def check(known: Collection[str]) -> None:
             raise _error(f"{file}: [tool.workflow_runner] has an unknown setting {name!r}", hint)
 
 
+def variable_of(option: str) -> str:
+    """The environment variable of an option."""
+    return PREFIX + option.upper().replace("-", "_")
+
+
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
     return {name.lower().replace("_", "-"): value for name, value in found.items() if value}

@@ -20,12 +20,14 @@ from workflow_runner._core import secrets
 from workflow_runner._core.traceparent import from_environment, joined
 from workflow_runner.cli import NAME, document, early, params
 from workflow_runner.cli.commands import COMMANDS, EXAMPLES, FLAGS, PARAMETERS_LAST, TAKES_TARGET
-from workflow_runner.cli.defaults import check, defaults, project
+from workflow_runner.cli.defaults import check, defaults, project, variable_of
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.output import Reply, give, stdout_for
 from workflow_runner.cli.signals import die_of
 from workflow_runner.cli.target import EXAMPLE
 from workflow_runner.cli.words import Words
+
+_SETTINGS = "the environment or pyproject.toml"
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -44,22 +46,23 @@ def dispatch(words: Sequence[str]) -> int:
     with secrets.kept(), trace, stdout_for(only_us=as_json, quiet=quiet and "--help" not in words) as stdout:
         try:
             reply = _obey(words)
-            if reply is not None:
-                give(reply, stdout, as_json=as_json)
+            code = Exit.DONE if reply is None else give(reply, stdout, as_json=as_json)  # None: a page has been printed
+        except SystemExit:  # rich, when the reader of a page has seen enough; what a flow says of it comes as an error
+            return Exit.DONE
         except KeyboardInterrupt:
             return die_of(signal.SIGINT)
         except Exception as error:
             if debug:
                 sys.stderr.write(secrets.mask("".join(traceback.format_exception(error.__cause__ or error))))
             reply = _refusal(error, words)
-            give(reply, stdout, as_json=as_json)
-    if reply is None:  # a help page has been printed
-        return Exit.DONE
+            code = give(reply, stdout, as_json=as_json)
+    if reply is None:
+        return code
     if reply.signal is not None:
         return die_of(reply.signal)
     if reply.abrupt:
-        _leave(reply.code)
-    return reply.code
+        _leave(code)
+    return code
 
 
 def _is_on(flag: str, options: Sequence[str]) -> bool:
@@ -76,12 +79,12 @@ def _obey(words: Sequence[str]) -> Reply | None:
         from workflow_runner.cli.commands.run import run
 
         return run(*words[2:])
-    reply: Reply | None = _app(listing=words in ([], ["--help"]))(words)
+    reply: Reply | None = make_app(whole=words in ([], ["--help"]))(words)
     return reply
 
 
-def _app(*, listing: bool) -> cyclopts.App:
-    """The command; ``listing``: the page is asked for that lists what it can do, and imports it all."""
+def make_app(*, whole: bool) -> cyclopts.App:
+    """The command; ``whole``: import all that it can do, to list it."""
     app = params.new_app(
         NAME,
         help="Run flows and workflows in this process, on threads.",
@@ -95,7 +98,7 @@ def _app(*, listing: bool) -> cyclopts.App:
     for name, place in COMMANDS.items():
         epilogue = {"help_epilogue": f"Example:\n\n  {NAME} {EXAMPLES[name]}"} if name in EXAMPLES else {}
         app.command(f"{__package__}.commands.{place}", name=name, **epilogue)
-        if listing:
+        if whole:
             _ = app[name]  # imports it
     return app
 
@@ -108,9 +111,7 @@ def _settings(
     if not known.issuperset(project()[1]):  # those of the other commands are only imported for what is none of this one
         check(known.union(*(_names(root[name].assemble_argument_collection()) for name in COMMANDS)))
     # by command, since cyclopts takes a setting that is called as a command for one of that command
-    settings = cyclopts.config.Dict(
-        dict.fromkeys(COMMANDS, defaults()), allow_unknown=True, source="the environment or pyproject.toml"
-    )
+    settings = cyclopts.config.Dict(dict.fromkeys(COMMANDS, defaults()), allow_unknown=True, source=_SETTINGS)
     settings(app, commands, arguments)
 
 
@@ -121,8 +122,7 @@ def _names(arguments: Iterable[cyclopts.Argument]) -> set[str]:
 def _refusal(error: Exception, words: Sequence[str]) -> Reply:
     """What to say when nothing was run."""
     if isinstance(error, cyclopts.CycloptsError):
-        unknown = isinstance(error, cyclopts.UnknownOptionError)
-        error = CommandError(Exit.USAGE, params.explain(error, words), hint=_usage_hint(words, unknown=unknown))
+        error = _misused(error, words)
     elif not isinstance(error, CommandError):
         hint = "this is a bug of ours; --debug shows the traceback"
         error = CommandError(Exit.BUG, f"{type(error).__name__}: {error}", hint=hint)
@@ -132,6 +132,18 @@ def _refusal(error: Exception, words: Sequence[str]) -> Reply:
         show=lambda: None,
         complain=partial(_complain, error),
     )
+
+
+def _misused(error: cyclopts.CycloptsError, words: Sequence[str]) -> CommandError:
+    message = params.explain(error, words)
+    tokens = [] if error.argument is None else error.argument.tokens
+    name = next((token.keyword or "" for token in tokens if token.source == _SETTINGS), None)
+    if name is None:
+        hint = _usage_hint(words, unknown=isinstance(error, cyclopts.UnknownOptionError))
+        return CommandError(Exit.USAGE, message, hint=hint)
+    option = name.strip("[]")  # as cyclopts writes what is no word of the command line
+    hint = f"it is set by {variable_of(option)} in the environment, or by {option} in pyproject.toml"
+    return CommandError(Exit.CONFIGURATION, message.replace(name, option), hint=hint)
 
 
 def _complain(error: CommandError) -> None:

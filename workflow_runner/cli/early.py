@@ -12,6 +12,7 @@ import sys
 from workflow_runner.cli.commands import FLAGS
 from workflow_runner.cli.defaults import defaults
 from workflow_runner.cli.locks import Lock, Locked, take
+from workflow_runner.cli.streams import lost
 from workflow_runner.cli.words import Words
 from workflow_runner.store import sqlite_path
 from workflow_runner.store.notes import note
@@ -244,19 +245,20 @@ def enter(words: Sequence[str]) -> Lock | int | None:
 
 
 def _turn_away(locked: Locked, store: str, target: str, fail: bool, flags: set[str]) -> int:
+    code = 75 if fail else 0
     trouble = None if fail else record_skip(store, target, locked.text)
     if "json" in flags:
         import json
 
         try:
             print(json.dumps(skipped(target, locked.text, fail=fail)), flush=True)
-        except BrokenPipeError:  # as in `output.give`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            code = max(code, lost(error, sys.stdout))
     if fail or "quiet" not in flags:
         print(sentence(target, locked.words, fail=fail), file=sys.stderr)
     if trouble is not None:
         print(not_recorded(trouble), file=sys.stderr)
-    return 75 if fail else 0
+    return code
 
 
 def sentence(target: str, holder: str, *, fail: bool) -> str:

@@ -16,6 +16,7 @@ from typing import IO, Any
 import attrs
 
 from workflow_runner._core import secrets
+from workflow_runner.cli.streams import lost
 
 
 def nothing() -> None:
@@ -45,14 +46,18 @@ class Reply:
     abrupt: bool = False
 
 
-def give(reply: Reply, stdout: IO[str], *, as_json: bool) -> None:
+def give(reply: Reply, stdout: IO[str], *, as_json: bool) -> int:
     """Print a reply.
 
     Args:
         reply: what there is to say.
         stdout: where a document goes.
         as_json: one JSON document instead of what people read: in one line, or indented on a terminal.
+
+    Returns:
+        The exit code: that of the reply, unless that is 0 and stdout could not take it all.
     """
+    code = reply.code
     try:
         if as_json and reply.lines is not None:
             for line in reply.lines():
@@ -66,9 +71,10 @@ def give(reply: Reply, stdout: IO[str], *, as_json: bool) -> None:
             with redirect_stdout(stdout):
                 reply.show()
         stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; that changes nothing in how the command ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    except OSError as error:
+        code = max(code, lost(error, stdout))
     reply.complain()
+    return code
 
 
 class Printed(io.StringIO):

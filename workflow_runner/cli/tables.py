@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -80,7 +81,7 @@ def show_list(found: RunList) -> None:
         if console.measure(table, options=console.options.update(max_width=_ANY)).maximum > console.width:
             del columns[name]
             table = _columns(columns)
-    console.print(table)
+    console.print(_fitting(columns, console.width, least=("time", "started", "about")))
     if found.more:
         at_least = "at least " if found.at_least else ""
         console.print(Text(f"and {at_least}{found.more} more: --limit shows them", "dim"))
@@ -93,7 +94,36 @@ def _shortest(run_ids: Sequence[str]) -> dict[str, str]:
 
 
 # What stands in one line, whatever it takes; of an output the beginning is enough.
-_WHOLE = ("run", "status", "started", "time", "retry of", "attempts", "output")
+_WHOLE = ("run", "status", "started", "time", "retry of", "attempts", "output", "health", "last success", "age")
+# Between two columns so much is blank.
+_BETWEEN = 3
+
+
+def _fitting(columns: Mapping[str, Sequence[Text]], width: int, *, least: Sequence[str]) -> Table:
+    """A table for a terminal of this width, without those of the ``least`` columns for which there is no room.
+
+    Without this rich would cut what nobody can do without: the names.
+    """
+    left = dict(columns)
+    for name in least:
+        if _narrowest(left, width) <= width:
+            break
+        left.pop(name, None)
+    return _columns(left, width=width)
+
+
+def _narrowest(columns: Mapping[str, Sequence[Text]], width: int) -> int:
+    """How wide a table has to be so that no word in it is cut."""
+    widths = []
+    for name, texts in columns.items():
+        if any(texts):
+            words = [
+                name,
+                *(part for text in texts for part in ([text.plain] if name in _WHOLE else text.plain.split())),
+            ]
+            widest = max(map(cell_len, words))
+            widths.append(min(widest, int(width * _PART)) if name == "output" else widest)
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
 
 
 def _columns(columns: Mapping[str, Sequence[Text]], *, width: int = _ANY) -> Table:
@@ -106,7 +136,7 @@ def _columns(columns: Mapping[str, Sequence[Text]], *, width: int = _ANY) -> Tab
             overflow="ellipsis" if name == "output" else "fold",
             no_wrap=name in _WHOLE,
             max_width=int(width * _PART) if name == "output" else None,
-            justify="right" if name in ("time", "attempts", "attempt") else "left",
+            justify="right" if name in ("time", "attempts", "attempt", "age") else "left",
         )
     for row in zip(*filled.values(), strict=True):
         table.add_row(*row)
@@ -190,7 +220,7 @@ def _going_on(run: RunSummary) -> Iterator[str]:
 
 def _steps(steps: Sequence[StepView], width: int) -> Table:
     every = list(walk(steps))
-    return _columns(
+    return _fitting(
         {
             "step": [Text("  " * depth + cell(step.name)) for depth, step in every],
             "status": [_status(step.status) for _, step in every],
@@ -199,7 +229,8 @@ def _steps(steps: Sequence[StepView], width: int) -> Table:
             "output": [Text(_shortened(step)) for _, step in every],
             "note": [Text(_note(step)) for _, step in every],
         },
-        width=width,
+        width,
+        least=("output", "attempts", "time"),
     )
 
 
@@ -333,18 +364,24 @@ def show_health(flows: Sequence[FlowHealth]) -> None:
     columns = {
         "flow": [Text(cell(health.flow)) for health in flows],
         "health": [Text("ok", "green") if health.healthy else Text("unhealthy", "bold red") for health in flows],
-        "last success": [Text(_ago(health)) for health in flows],
+        "last success": [Text(_last_success(health)) for health in flows],
+        "age": [Text("" if health.age is None else seconds(health.age)) for health in flows],
         "last run": [_status(health.last.status) if health.last else Text("") for health in flows],
         "running": [Text(str(len(health.running) or "")) for health in flows],
-        "reason": [Text("; ".join(reason(trouble) for trouble in health.troubles)) for health in flows],
     }
-    console.print(_columns(columns))
+    reasons = {health.flow: "; ".join(reason(trouble) for trouble in health.troubles) for health in flows}
+    whole = columns | {"reason": [Text(reasons[health.flow]) for health in flows]}
+    if console.measure(_columns(whole), options=console.options.update(max_width=_ANY)).maximum <= console.width:
+        console.print(_columns(whole))
+        return
+    console.print(_fitting(columns, console.width, least=("running", "age", "last success")))
+    for flow, why in reasons.items():
+        if why:
+            console.print(Text(f"\n{cell(flow)}: {why}"))
 
 
-def _ago(health: FlowHealth) -> str:
-    if health.last_success is None or health.age is None:
-        return "never"
-    return f"{local(health.last_success.finished_at)}, {seconds(health.age)} ago"
+def _last_success(health: FlowHealth) -> str:
+    return "never" if health.last_success is None else local(health.last_success.finished_at)[:-3]
 
 
 def reason(trouble: Trouble) -> str:

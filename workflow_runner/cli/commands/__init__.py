@@ -17,6 +17,7 @@ COMMANDS = {
     "timeline": "pictures:timeline",
     "graph": "pictures:graph",
     "serve": "serve:serve",
+    "completion": "completion:completion",
 }
 """Where each command is, ``module:function``: one is imported when it is asked for."""
 
@@ -47,6 +48,7 @@ EXAMPLES = {
     "prune": "prune --store sqlite:///runs.db --older-than 90d \\\n    --keep-last 30",
     "serve": "serve --store sqlite:///runs.db --port 8080",
     "doctor": "doctor --store sqlite:///runs.db",
+    "completion": "completion bash > ~/.workflow-runner.bash",
     "emit": "emit systemd --schedule '30 18 * * MON-FRI' \\\n"
     "    --store sqlite:///runs.db --key '{flow}/{as_of_date}' \\\n"
     "    --as-of-date today workflow_runner.examples.market_close:nightly",
