@@ -61,7 +61,7 @@ def test_nothing_is_left_of_20_000_observed_flows() -> None:
                 ended[str(execution.status)] += 1
             del execution, executions
             memory.append(resident())
-            lines.append(len(generate_latest(registry).splitlines()) if len(memory) % 50 == 0 else 0)
+            lines.append(len(generate_latest(registry).splitlines()) if len(memory) % 10 == 0 else 0)
     for thread in set(threading.enumerate()) - threads:
         thread.join(LONG)
         assert not thread.is_alive()
