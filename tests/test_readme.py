@@ -62,6 +62,6 @@ def test_the_life_of_a_job(tmp_path: Path) -> None:
     assert "market_close  2013-03-01  completed" in resumed
     assert "18 completed, 1 done before" in ran.stdout
     assert "and 15 more" in looked
-    for words in ("volatility_pct", "step.completed", "history ×5", "├─ read"):
+    for words in ("volatility_pct", "step.completed", "history \N{MULTIPLICATION SIGN}5", "├─ read"):
         assert words in ran.stdout
     assert (tmp_path / "run.html").read_text().startswith("<!DOCTYPE html>")

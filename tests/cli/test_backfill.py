@@ -388,6 +388,12 @@ def test_a_wrong_word_is_named(
     assert not list(tmp_path.glob("runs.db*"))
 
 
+def test_only_an_unknown_option_may_be_one_of_the_flow(command: Command) -> None:
+    """The hint is not given where it is wrong."""
+    answer = command("backfill", "sample_flows:free", "--from", "2013-02-30", "--to", "2013-02-28")
+    assert (answer.code, "after --" in answer.err) == (Exit.USAGE, False)
+
+
 def test_what_cannot_be_backfilled_is_refused(command: Command, store: str) -> None:
     """A flow without a business date, a wrong parameter, no store."""
     plain = command("backfill", "sample_flows:nothing", *RANGE, "--store", store)

@@ -391,6 +391,13 @@ def test_wrong_input_is_named(command: Command, words: Sequence[str], code: int,
     assert message in ran.err.splitlines()[0]
 
 
+def test_who_gives_a_flow_its_own_too_early_is_told_where_it_goes(command: Command) -> None:
+    """Behind the target and a fence."""
+    ran = command("emit", "cron", "--schedule", "0 0 * * *", "sample_flows:double", "--number", "1")
+    assert ran.code == 64
+    assert "the flow's own parameters come last, after --" in ran.err
+
+
 def test_a_flow_that_is_elsewhere_is_not_imported(command: Command) -> None:
     """--unchecked is for the code that only the image has."""
     words = ["--schedule", "0 0 * * *", "nowhere.at.all:nightly_close", "--unchecked", "--", "--anything", "1"]

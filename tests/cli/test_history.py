@@ -77,6 +77,33 @@ def test_list_fits_a_narrow_terminal(url: str, recorded: dict[str, str]) -> None
     assert lines[0].split() == ["run", "flow", "status", "about", "started", "time"]
     assert [line.split()[0] for line in lines[2:]] == [run_id[:12] for run_id in recorded.values()]
     assert max(map(len, lines)) <= 80
+    lines = plain_lines("list", "--store", url, columns=40)
+    assert lines[0].split() == ["run", "flow", "status"]
+    assert [line.split()[-1] for line in lines[2:]] == ["completed", "partial", "failed"]
+    assert max(map(len, lines)) <= 40
+
+
+def test_a_run_fits_a_narrow_terminal(url: str, recorded: dict[str, str]) -> None:
+    """What is left of its steps are the names and how they ended, uncut."""
+    lines = plain_lines("show", "--store", url, recorded["completed"], columns=40)
+    table = lines[lines.index("steps") + 1 :]
+    assert table[0].split()[:2] == ["step", "status"]
+    assert table[0].split()[-1] == "note"
+    assert ["read", "completed"] in [line.split()[:2] for line in table]
+    assert max(map(len, table[: table.index("")])) <= 40
+
+
+def plain_lines(*words: str, columns: int) -> list[str]:
+    """What stands on a terminal of that width."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(*words, columns=columns))
+    return [line.rstrip() for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(("text", "code"), [("2013-02-30", 64), ("28.2.2013", 64), ("today", 0), ("yesterday", 0)])
+def test_a_business_date_is_one(command: Command, url: str, store: SQLiteStore, text: str, code: int) -> None:
+    """A date that there is not finds no runs, and a person should not think that none were made."""
+    listed = command("list", "--store", url, "--as-of-date", text)
+    assert (listed.code, "expected a date such as 2013-02-28" in listed.err) == (code, bool(code))
 
 
 @pytest.mark.parametrize(
@@ -370,6 +397,17 @@ def test_status_says_what_is_wrong_and_exits_with_1(command: Command, url: str, 
     assert "overdue: the last success is older than" in next(line for line in lines if line.startswith("partial "))
     never = command("status", "--store", url, "--max-age", "nightly=1d", "nightly")
     assert (never.code, "it has never succeeded" in never.out) == (Exit.FAILED, True)
+
+
+def test_status_fits_a_terminal(url: str, recorded: dict[str, str], store: SQLiteStore) -> None:
+    """Where reasons do not stand beside they stand below, whole, each with its flow."""
+    store.release(submit(store, "a-run-with-a-name-of-its-own", flow="interrupted"), 1)
+    for columns in (80, 40):
+        lines = plain_lines("status", "--store", url, columns=columns)
+        assert next(line for line in lines if line.startswith("mend ")).split()[:2] == ["mend", "ok"]
+        said = " ".join(" ".join(lines).split())
+        assert "interrupted: the last run a-run-with-a-name-of-its-own was interrupted and waits to be resumed" in said
+        assert max(map(len, lines)) <= columns
 
 
 def test_status_of_one_flow(command: Command, url: str, recorded: dict[str, str], store: SQLiteStore) -> None:

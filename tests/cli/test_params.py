@@ -86,6 +86,12 @@ def test_a_negative_number_is_a_value() -> None:
     assert read(sample_flows.double, "--number", "-3") == -3
 
 
+def test_a_value_without_a_name_is_not_told_that_it_is_missing() -> None:
+    """Who has given it has to hear what is wrong with how."""
+    said = refusal(sample_flows.place, "IBM", "--quantity", "3")
+    assert said.startswith("'IBM' is no option: parameters are given as --name value")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

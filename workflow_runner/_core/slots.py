@@ -92,8 +92,8 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, name: str) -> None:
         self._local = threading.local()
-        # Each thread marks itself: the pool's table has it some time after it has begun to work. Not by a method of ours,
-        # or the threads would keep a pool that everybody else has forgotten.
+        # Each thread marks itself: the pool's table has it some time after it has begun to work. Not by a method of
+        # ours, or the threads would keep a pool that everybody else has forgotten.
         marks = (self._local, "ours", True)
         super().__init__(max_workers=sys.maxsize, thread_name_prefix=name, initializer=setattr, initargs=marks)
         # The stdlib's own count of idle threads drifts from Python 3.12 on (a busy thread may take what an idle one was

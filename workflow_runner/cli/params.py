@@ -104,6 +104,8 @@ def read(
 
 
 def _misspelt(app: cyclopts.App, words: Sequence[str]) -> str | None:
+    if words and not words[0].startswith("-"):
+        return _no_option(words[0])
     known = [name for argument in app.assemble_argument_collection() for name in argument.names]
     for word in words:
         name = word.partition("=")[0]
@@ -111,6 +113,10 @@ def _misspelt(app: cyclopts.App, words: Sequence[str]) -> str | None:
         if name.startswith("--") and near and name.partition(".")[0] not in known:
             return f"Unknown option: {name}. Did you mean {near[0]}?"
     return None
+
+
+def _no_option(word: str) -> str:
+    return f"{word!r} is no option: parameters are given as --name value"
 
 
 def new_app(name: str, **settings: Any) -> cyclopts.App:
@@ -144,7 +150,7 @@ def explain(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
             f"{argument.name} {'needs a value' if given else 'is missing'}: {codec.type_name(argument.hint)}{meaning}"
         )
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
-        return f"{error.unused_tokens[0]!r} is no option: parameters are given as --name value"
+        return _no_option(error.unused_tokens[0])
     if isinstance(error, cyclopts.UnknownCommandError):
         return str(error).partition(" Available commands")[0].rstrip(".")
     return str(error).rstrip(".")

@@ -77,7 +77,6 @@ def serve(
         code=Exit.DONE,
         document=partial(dict, schema=SCHEMA, status="stopped"),
         show=lambda: None,
-        complain=lambda: None,
     )
 
 
