@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from workflow_runner import open_store
+from workflow_runner.cli import signals
 from workflow_runner.cli.exits import Exit
 
 from .conftest import LONG, ROOT, Command, Ran, end, start
@@ -242,3 +244,19 @@ def test_the_code_for_supervisors_counts_when_a_run_is_gone_on_with(
     process.send_signal(signal.SIGTERM)
     ran = end(process)
     assert (ran.code, json.loads(ran.out)["status"]) == (75, "interrupted")
+
+
+def test_a_signal_in_the_moment_before_the_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits looks up now and then: what a handler says meanwhile is heard, though nothing ends the wait."""
+    looked: list[float | None] = []
+
+    class News(SimpleQueue[str]):
+        def get(self, block: bool = True, timeout: float | None = None) -> str:
+            looked.append(timeout)
+            if len(looked) == 2:  # the handler of a signal that came just before runs now
+                self.put("SIGTERM")
+            return super().get(block, timeout)
+
+    monkeypatch.setattr(signals, "_LOOK", 0.001)
+    assert signals.awaited(News()) == "SIGTERM"
+    assert looked == [0.001, 0.001]

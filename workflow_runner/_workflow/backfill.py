@@ -11,9 +11,10 @@ import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import attrs
@@ -256,6 +257,9 @@ class Outcome(StrEnum):
     NOT_STARTED = "not started"
 
 
+# So often the thread that waits for the runs looks up. Seconds.
+_LOOK = 0.25
+
 FAILURES = (Outcome.FAILED, Outcome.CANCELLED)
 """What counts as a failure of a partition."""
 
@@ -404,7 +408,8 @@ class Backfill:
                 self._begin(*next_)
             if not self._live:
                 break
-            self._hear(self._news.get())
+            with suppress(Empty):  # a signal's handler that calls `stop` does not run before this thread looks up
+                self._hear(self._news.get(timeout=_LOOK))
         for index, planned in enumerate(self._plan.partitions):
             if self._ended[index] is None:
                 self._ended[index] = Ended(planned=planned, outcome=Outcome.NOT_STARTED, run_id=_own_run(planned))

@@ -19,7 +19,7 @@ from workflow_runner._workflow.durable import FollowedExecution
 from workflow_runner._workflow.result import StepRecord, StepStatus, WorkflowStatus
 from workflow_runner.cli import NAME
 from workflow_runner.cli.exits import Exit
-from workflow_runner.cli.signals import told
+from workflow_runner.cli.signals import awaited, told
 from workflow_runner.errors import ExecutionTimeout, OwnershipLost, RunOwned, WorkflowFailed
 from workflow_runner.store.base import RunRecord
 
@@ -128,7 +128,7 @@ class Here:
         Returns:
             The execution that has ended; None after a signal.
         """
-        first = self.news.get()
+        first = awaited(self.news)
         if isinstance(first, FlowExecution):
             return first
         self.interrupted_by = first

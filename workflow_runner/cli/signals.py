@@ -7,10 +7,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+T = TypeVar("T")
+
+# Seconds.
+_LOOK = 0.25
 
 
 @contextmanager
@@ -36,6 +42,17 @@ def told(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
 
     with _handled(handle):
         yield
+
+
+def awaited(news: SimpleQueue[T]) -> T:
+    """Wait for the next of the news, in the main thread, where signals are told.
+
+    A signal that comes in the moment before a thread begins to wait does not end the wait; its handler runs when the
+    thread looks up. So this one looks up now and then.
+    """
+    while True:
+        with suppress(Empty):
+            return news.get(timeout=_LOOK)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from workflow_runner.cli.durations import Limits, limits
 from workflow_runner.cli.exits import CommandError, Exit
 from workflow_runner.cli.options import Debug, Json, StoreUrl, opened
 from workflow_runner.cli.output import Reply
-from workflow_runner.cli.signals import told
+from workflow_runner.cli.signals import awaited, told
 
 
 def serve(
@@ -90,6 +90,6 @@ def _serve_until_told(server: Any) -> None:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     with told(news.put):
         thread.start()
-        news.get()
+        awaited(news)
         server.shutdown()
         thread.join(5)
